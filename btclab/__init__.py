@@ -1,0 +1,58 @@
+"""btclab: Bitcoin research with which you cannot fool yourself. `import btclab as bl`.
+
+Names are loaded when they are first used, so that importing btclab costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from btclab.analysis.backtest import Result, backtest, buy_and_hold, cost_sensitivity
+    from btclab.features.audit import Audit, audit_features
+    from btclab.features.build import build_features
+    from btclab.features.indicators import indicator
+    from btclab.features.spec import Feature, FeatureSpec
+    from btclab.forecasting.checkpoints import Checkpoint, load_checkpoint, promote
+    from btclab.forecasting.forecaster import forecast, naive_forecast, out_of_sample, train
+    from btclab.forecasting.labels import forward_log_return
+    from btclab.market.candles import describe, fingerprint, resample, validate_candles
+    from btclab.market.quality import quality_summary
+    from btclab.market.sources import load_candles
+    from btclab.records import Costs
+    from btclab.trading.broker import PaperBroker
+    from btclab.trading.strategy import Rules, latest_signal, make_signals
+
+_HOMES = {
+    "analysis.backtest": ("Result", "backtest", "buy_and_hold", "cost_sensitivity"),
+    "features.audit": ("Audit", "audit_features"),
+    "features.build": ("build_features",),
+    "features.indicators": ("indicator",),
+    "features.spec": ("Feature", "FeatureSpec"),
+    "forecasting.checkpoints": ("Checkpoint", "load_checkpoint", "promote"),
+    "forecasting.forecaster": ("forecast", "naive_forecast", "out_of_sample", "train"),
+    "forecasting.labels": ("forward_log_return",),
+    "market.candles": ("describe", "fingerprint", "resample", "validate_candles"),
+    "market.quality": ("quality_summary",),
+    "market.sources": ("load_candles",),
+    "records": ("Costs",),
+    "trading.broker": ("PaperBroker",),
+    "trading.strategy": ("Rules", "latest_signal", "make_signals"),
+}
+_HOME_OF = {name: f"btclab.{home}" for home, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'btclab' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

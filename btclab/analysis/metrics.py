@@ -1,0 +1,114 @@
+"""What an equity curve is worth. Rates are per year of 365 days; every figure is after costs."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from btclab.market.candles import YEAR
+
+UNITS = {
+    "total_return": "%",
+    "annual_return": "% a year",
+    "annual_volatility": "% a year",
+    "sharpe": "per year",
+    "deflated_sharpe": "probability that the true Sharpe ratio is above 0",
+    "sharpe_trials": "trials counted",
+    "sortino": "per year",
+    "max_drawdown": "%",
+    "longest_drawdown_days": "days under water",
+    "calmar": "annual return / max drawdown",
+    "time_in_market": "% of bars",
+    "trades": "round trips",
+    "fills": "executions",
+    "win_rate": "% of round trips",
+    "profit_factor": "gains / losses",
+    "fees": "quote currency",
+    "turnover": "× equity a year",
+}
+
+
+def equity_metrics(equity: pd.Series, initial_cash: float, trials: int = 1) -> dict[str, float | None]:
+    """Return, risk and drawdown of `equity` (one value per bar, at the close), which began with `initial_cash`.
+
+    A ratio whose denominator is zero is None: an account that never traded has no Sharpe ratio.
+    """
+    values = np.concatenate(([initial_cash], equity.to_numpy()))
+    simple = values[1:] / values[:-1] - 1
+    step = pd.Series(equity.index).diff().median()
+    per_year = YEAR / step
+    years = len(simple) / per_year
+    growth = values[-1] / values[0]
+    deviation, downside = float(np.std(simple)), float(np.sqrt(np.mean(np.minimum(simple, 0) ** 2)))
+    annual = float(growth ** (1 / years) - 1) if growth > 0 else -1.0
+    fall = values / np.maximum.accumulate(values) - 1
+    deepest = float(fall.min())
+    return {
+        "total_return": 100 * float(growth - 1),
+        "annual_return": 100 * annual,
+        "annual_volatility": 100 * deviation * math.sqrt(per_year),
+        "sharpe": _ratio(float(simple.mean()), deviation, math.sqrt(per_year)),
+        "deflated_sharpe": deflated_sharpe(simple, trials),
+        "sharpe_trials": trials,
+        "sortino": _ratio(float(simple.mean()), downside, math.sqrt(per_year)),
+        "max_drawdown": 100 * deepest,
+        "longest_drawdown_days": _longest_run(fall < 0) * (step / pd.Timedelta(days=1)),
+        "calmar": _ratio(annual, -deepest, 1.0),
+    }
+
+
+def _ratio(numerator: float, denominator: float, factor: float) -> float | None:
+    return factor * numerator / denominator if denominator > 1e-15 else None
+
+
+def _longest_run(flags: np.ndarray) -> int:
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], flags.astype(int), [0]))))
+    return int((edges[1::2] - edges[::2]).max()) if len(edges) else 0
+
+
+def deflated_sharpe(simple_returns: np.ndarray, trials: int) -> float | None:
+    """Probability that the true Sharpe ratio is above what the best of `trials` skill-less strategies would show.
+
+    Bailey and López de Prado (2014), eq. 2 and 9: it allows for the length, skew and fat tails of the returns. With one
+    trial the threshold is 0 (the probabilistic Sharpe ratio). The spread of the trials' ratios is taken as that of a
+    ratio estimated over this length when the truth is 0, 1/√(n−1). None if the returns never vary.
+    """
+    n, deviation = len(simple_returns), float(np.std(simple_returns, ddof=1)) if len(simple_returns) > 1 else 0.0
+    if deviation < 1e-15:
+        return None
+    scaled = (simple_returns - simple_returns.mean()) / np.std(simple_returns)
+    skew, kurtosis = float(np.mean(scaled**3)), float(np.mean(scaled**4))
+    ratio = float(simple_returns.mean()) / deviation
+    threshold = 0.0
+    if trials > 1:
+        normal, gamma = NormalDist(), 0.5772156649015329
+        best = (1 - gamma) * normal.inv_cdf(1 - 1 / trials) + gamma * normal.inv_cdf(1 - 1 / (trials * math.e))
+        threshold = best / math.sqrt(n - 1)
+    spread = math.sqrt(max(1e-12, 1 - skew * ratio + (kurtosis - 1) / 4 * ratio**2))
+    return NormalDist().cdf((ratio - threshold) * math.sqrt(n - 1) / spread)
+
+
+def trade_metrics(
+    fills: pd.DataFrame, trades: pd.DataFrame, exposure: pd.Series, equity: pd.Series
+) -> dict[str, float | None]:
+    """How the account traded: `exposure` is the fraction of equity held in BTC at each close."""
+    gains, losses = trades["pnl"].clip(lower=0).sum(), -trades["pnl"].clip(upper=0).sum()
+    years = len(equity) * pd.Series(equity.index).diff().median() / YEAR
+    return {
+        "time_in_market": 100 * float((exposure > 0).mean()),
+        "trades": len(trades),
+        "fills": len(fills),
+        "win_rate": 100 * float((trades["pnl"] > 0).mean()) if len(trades) else None,
+        "profit_factor": _ratio(float(gains), float(losses), 1.0),
+        "fees": float(fills["fee"].sum()),
+        "turnover": float(fills["value"].sum() / equity.mean() / years),
+    }
+
+
+def rename_in_sample(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The same figures under names that say they were measured in sample."""
+    return {f"in_sample_{name}": value for name, value in metrics.items()}

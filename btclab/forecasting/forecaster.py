@@ -1,0 +1,179 @@
+"""`train` and `forecast`: from candles to a checkpoint, and from a checkpoint to a distribution for every bar."""
+
+from __future__ import annotations
+
+import platform
+import secrets
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from btclab.errors import CheckpointError, LookAheadError, TooFewBars
+from btclab.features.audit import audit_features
+from btclab.features.spec import FeatureSpec, resolve_spec
+from btclab.forecasting.calibration import QUANTILES, Calibration
+from btclab.forecasting.checkpoints import Checkpoint
+from btclab.forecasting.dataset import Folds, Inputs, Scaler, make_inputs, make_targets
+from btclab.forecasting.networks import predict
+from btclab.forecasting.skill import skill
+from btclab.forecasting.training import TrainingOptions, train_network
+from btclab.market.candles import fingerprint, timeframe_of, validate_candles
+
+
+def train(
+    candles: pd.DataFrame,
+    variant: str = "base",
+    horizon: int = 1,
+    spec: str | FeatureSpec = "default",
+    progress: bool = True,
+    **options: Any,
+) -> Checkpoint:
+    """Train a network to forecast the log return over the next `horizon` bars, and measure it where it has not looked.
+
+    The bars are split in time: train, validation (stops the training and fits the calibration), test (measured once).
+    `options` are the fields of `TrainingOptions`. Features are audited for look-ahead first.
+
+    Raises `TooFewBars`, `LookAheadError` naming the guilty feature, and `InputError` for a wrong option or value.
+    """
+    chosen, settled = resolve_spec(spec), TrainingOptions.of(options)
+    validate_candles(candles, timeframe_of(candles))
+    inputs = make_inputs(candles, chosen, settled.context, horizon)
+    targets = make_targets(candles, inputs.volatility, horizon)
+    if not inputs.complete.any():
+        raise TooFewBars(
+            f"No window of {settled.context} bars is complete; the features need {chosen.warmup} bars more to warm up."
+        )
+    first = int(np.argmax(inputs.complete))
+    folds = Folds.of(len(candles), first, horizon, settled.train_fraction, settled.validation_fraction)
+    audit = audit_features(candles, chosen, seed=settled.seed)
+    if not audit.passed:
+        raise LookAheadError(f"{audit} Remove it from the spec.\n{audit.table.to_string(index=False)}")
+    scaler = Scaler.fit(inputs.features[: folds.train.stop])
+    features = _tensor(inputs, scaler)
+    usable = inputs.complete & np.isfinite(targets)
+    trained = train_network(
+        features,
+        torch.from_numpy(np.nan_to_num(targets).astype(np.float32)),
+        torch.from_numpy(usable),
+        folds,
+        variant,
+        settled,
+        progress,
+    )
+    output = predict(trained.network, features, settled.context).numpy().astype(float)
+    learnt = np.flatnonzero(usable[folds.validation]) + folds.validation.start
+    calibration = Calibration.fit(output[learnt], targets[learnt])
+    index = inputs.index
+    now = pd.Timestamp.now("UTC")
+    return Checkpoint(
+        name=f"{now:%Y%m%dT%H%M%S}_{variant}_{timeframe_of(candles)}_{secrets.token_hex(3)}",
+        variant=variant,
+        horizon=horizon,
+        network=trained.network,
+        spec=chosen,
+        scaler=scaler,
+        calibration=calibration,
+        options=asdict(settled),
+        market={key: candles.attrs.get(key) for key in ("source", "symbol", "simulated")}
+        | {"timeframe": timeframe_of(candles)},
+        folds={
+            "train_start": index[folds.train.start].isoformat(),
+            "validation_start": index[folds.validation.start].isoformat(),
+            "test_start": index[folds.test.start].isoformat(),
+            "test_end": index[-1].isoformat(),
+        },
+        metrics=_measure(output, targets, usable, folds.test, calibration, horizon),
+        curves=trained.curves,
+        provenance={
+            "created": now.isoformat(),
+            "fingerprint": fingerprint(candles),
+            "bars": len(candles),
+            "best_epoch": trained.best_epoch,
+            "audit": str(audit),
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+            "threads": torch.get_num_threads(),
+        },
+    )
+
+
+def _tensor(inputs: Inputs, scaler: Scaler) -> torch.Tensor:
+    """Scaled features [time, feature]. A missing value becomes the training mean; no bar whose window holds one is scored."""
+    return torch.from_numpy(np.nan_to_num(scaler.apply(inputs.features)))
+
+
+def _measure(
+    output: np.ndarray, targets: np.ndarray, usable: np.ndarray, fold: slice, calibration: Calibration, horizon: int
+) -> dict[str, Any]:
+    rows = np.flatnonzero(usable[fold]) + fold.start
+    outcome, forecast = targets[rows], output[rows]
+    inside = (outcome >= calibration.quantile(forecast, 0.05)) & (outcome <= calibration.quantile(forecast, 0.95))
+    up, prob_up = outcome > 0, calibration.prob_up(forecast)
+    return {
+        **skill(calibration.mean(forecast), outcome, block=max(24, horizon)),
+        "coverage_90": float(inside.mean()),
+        "brier": float(np.mean((prob_up - up) ** 2)),
+        "up_share": float(up.mean()),
+    }
+
+
+def forecast(checkpoint: Checkpoint, candles: pd.DataFrame) -> pd.DataFrame:
+    """One row per bar, made at its close, about the log return over the next `horizon` bars.
+
+    Columns: `mean`, the quantiles `q05 q25 q50 q75 q95`, `interval_low` and `interval_high` (target coverage 90 %),
+    `prob_up`, `volatility` (of that return), and `in_sample` (the network, its scaling or its calibration has seen the
+    bar's outcome). Rows are missing until the features and `context` bars are complete.
+
+    Raises `CheckpointError` if the candles have another timeframe, and `TooFewBars`.
+    """
+    validate_candles(candles)
+    timeframe = timeframe_of(candles)
+    if timeframe != checkpoint.market["timeframe"]:
+        raise CheckpointError(
+            f"Checkpoint {checkpoint.name} was trained on {checkpoint.market['timeframe']} bars; these are {timeframe} bars."
+        )
+    inputs = make_inputs(candles, checkpoint.spec, checkpoint.options["context"], checkpoint.horizon)
+    output = (
+        predict(checkpoint.network, _tensor(inputs, checkpoint.scaler), checkpoint.options["context"])
+        .numpy()
+        .astype(float)
+    )
+    output[~inputs.complete] = np.nan
+    return _distribution(checkpoint, output, inputs, candles)
+
+
+def out_of_sample(candles: pd.DataFrame, forecasts: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The bars, and their forecasts, that training has not seen. Raises `TooFewBars` if there are fewer than two."""
+    unseen = ~forecasts["in_sample"]
+    if unseen.sum() < 2:
+        raise TooFewBars(
+            f"Training has seen all bars up to {candles.index[-1]}; give later candles, or train on earlier ones."
+        )
+    chosen, kept = candles[unseen], forecasts[unseen]
+    chosen.attrs, kept.attrs = dict(candles.attrs), dict(forecasts.attrs)
+    return chosen, kept
+
+
+def naive_forecast(checkpoint: Checkpoint, candles: pd.DataFrame) -> pd.DataFrame:
+    """As `forecast`, from the random walk: the coming return is expected to be zero, with the current volatility.
+
+    Its probability of up is one half and its quantiles are those of the checkpoint's residuals around zero.
+    """
+    inputs = make_inputs(candles, checkpoint.spec, checkpoint.options["context"], checkpoint.horizon)
+    table = _distribution(checkpoint, np.where(inputs.complete, 0.0, np.nan), inputs, candles)
+    table["prob_up"] = table["prob_up"].where(table["prob_up"].isna(), 0.5)
+    return table
+
+
+def _distribution(checkpoint: Checkpoint, output: np.ndarray, inputs: Inputs, candles: pd.DataFrame) -> pd.DataFrame:
+    calibration, volatility = checkpoint.calibration, inputs.volatility
+    columns: dict[str, Any] = {"mean": calibration.mean(output) * volatility}
+    columns |= {name: calibration.quantile(output, level) * volatility for name, level in QUANTILES.items()}
+    columns |= {"interval_low": columns["q05"], "interval_high": columns["q95"]}
+    columns |= {"prob_up": calibration.prob_up(output), "volatility": volatility}
+    columns["in_sample"] = inputs.index < checkpoint.test_start
+    table = pd.DataFrame(columns, index=candles.index)
+    table.attrs = {**candles.attrs, "horizon": checkpoint.horizon, "checkpoint": checkpoint.name}
+    return table

@@ -1,0 +1,48 @@
+"""What is missing or odd in a set of candles. Nothing here repairs: a gap stays a gap."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from btclab.market.candles import timeframe_delta, timeframe_of
+
+FLAT_STRETCH = 3  # this many bars in a row without any price change are a filled halt, not a market
+
+
+def gaps(candles: pd.DataFrame) -> pd.DataFrame:
+    """Missing bars: one row per hole with `start` (first missing bar), `end` (last missing bar) and `bars`."""
+    step = timeframe_delta(timeframe_of(candles))
+    index = pd.DatetimeIndex(candles.index)
+    jumps = np.flatnonzero(np.diff(index) > step)
+    missing = [(index[i + 1] - index[i]) // step - 1 for i in jumps]
+    return pd.DataFrame({"start": index[jumps] + step, "end": index[jumps + 1] - step, "bars": missing})
+
+
+def flat_stretches(candles: pd.DataFrame) -> pd.DataFrame:
+    """Runs of at least `FLAT_STRETCH` bars whose open, high, low and close are one price: `start`, `end`, `bars`."""
+    flat = (candles["high"] == candles["low"]).to_numpy()
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], flat, [False])).astype(int)))
+    first, past = edges[::2], edges[1::2]
+    long = past - first >= FLAT_STRETCH
+    index = pd.DatetimeIndex(candles.index)
+    return pd.DataFrame({"start": index[first[long]], "end": index[past[long] - 1], "bars": (past - first)[long]})
+
+
+def quality_summary(candles: pd.DataFrame) -> pd.DataFrame:
+    """The state of `candles` in one table: columns `finding`, `value`, `unit`."""
+    step = timeframe_delta(timeframe_of(candles))
+    expected = (candles.index[-1] - candles.index[0]) // step + 1
+    holes, flats = gaps(candles), flat_stretches(candles)
+    moves = candles["close"].pct_change()
+    largest = moves.abs().idxmax()
+    rows = [
+        ("bars", f"{len(candles):,}", "bars"),
+        ("coverage", f"{100 * len(candles) / expected:.3f}", "% of the bars between first and last"),
+        ("missing", f"{int(holes['bars'].sum()):,} in {len(holes):,} gaps", "bars"),
+        ("longest gap", f"{int(holes['bars'].max()) if len(holes) else 0:,}", "bars"),
+        ("flat-filled", f"{int(flats['bars'].sum()):,} in {len(flats):,} stretches", "bars"),
+        ("zero volume", f"{int((candles['volume'] == 0).sum()):,}", "bars"),
+        ("largest move", f"{100 * moves[largest]:+.1f} at {largest:%Y-%m-%d %H:%M}", "% in one bar"),
+    ]
+    return pd.DataFrame(rows, columns=["finding", "value", "unit"])

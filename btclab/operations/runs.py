@@ -1,0 +1,334 @@
+"""Runs: a parameterised notebook, executed by papermill into a folder of its own.
+
+    papermill_runs/<UTC time>_<name>_<short id>/   notebook.ipynb   report.html   run.json
+
+`run.json` records what the run read, with which parameters, seed, versions and code, and what came of it; its `status`
+is running, done, failed or interrupted.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import json
+import os
+import platform
+import secrets
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from btclab.errors import InputError, RunFailed, StorageError, exit_code_of, unknown
+from btclab.files import write_json
+from btclab.reporting.html import RECORD, write_report
+from btclab.settings import PROJECT, settings
+
+PACKAGES = ("btclab", "numpy", "pandas", "torch", "pandas-ta-classic", "ccxt", "papermill", "plotly")
+NOTEBOOK, REPORT, DESCRIPTION = "notebook.ipynb", "report.html", "run.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder and what `run.json` says."""
+
+    folder: Path
+    record: dict[str, Any]
+
+    @property
+    def report(self) -> Path:
+        return self.folder / REPORT
+
+    @property
+    def source(self) -> str:
+        """Where its candles came from; a file without its folder."""
+        return str(self.results.get("data", {}).get("source") or self.record["parameters"].get("source", "–"))
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What the notebook passed to `record`."""
+        return dict(self.record["results"])
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a run stands: cell `cell` of `cells` begins, in the section `heading`."""
+
+    cell: int
+    cells: int
+    heading: str
+
+
+def record(**results: Any) -> None:
+    """Called in a notebook: keep `results` (JSON values) in its outputs, so that the run that executes it can read them."""
+    from IPython.display import display
+
+    display({RECORD: results, "text/plain": f"recorded: {', '.join(results)}"}, raw=True)
+
+
+def notebook_names() -> list[str]:
+    """The report notebooks that can be run."""
+    return sorted(path.stem for path in (settings().notebooks / "reports").glob("*.ipynb"))
+
+
+def notebook_path(name: str) -> Path:
+    """The report notebook called `name`. Raises `InputError` naming those that exist."""
+    folder = settings().notebooks / "reports"
+    if name not in notebook_names():
+        raise unknown("notebook", name, notebook_names(), f"They lie in {folder}.")
+    return folder / f"{name}.ipynb"
+
+
+def past_runs() -> list[Run]:
+    """All runs on disk, newest first. A run that says it is running but whose process is gone was killed."""
+    import psutil
+
+    found = []
+    for path in sorted(settings().runs.glob(f"*/{DESCRIPTION}"), reverse=True):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["status"] == "running" and not psutil.pid_exists(content["pid"]):
+            content["status"] = "killed"
+        found.append(Run(path.parent, content))
+    return found
+
+
+def parameters_of(name: str) -> dict[str, dict[str, Any]]:
+    """The parameters of a report notebook: name → `default`, `type`, `help`."""
+    import papermill
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # papermill warns of each blank line in a parameters cell
+        found = papermill.inspect_notebook(str(notebook_path(name)))
+    return {
+        key: {"default": ast.literal_eval(value["default"]), "type": value["inferred_type_name"], "help": value["help"]}
+        for key, value in found.items()
+    }
+
+
+def check_parameters(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """All parameters of the notebook, `given` over its defaults. Raises `InputError` for an unknown name or a wrong type.
+
+    Text is read as the type of the parameter, as it comes from a command line; papermill itself would only warn of a
+    misspelt name and run the defaults.
+    """
+    known = parameters_of(name)
+    settled = {key: value["default"] for key, value in known.items()}
+    for key, value in given.items():
+        if key not in known:
+            raise unknown(f"parameter of notebook {name!r}", key, known)
+        settled[key] = _as_type(key, value, known[key]["type"])
+    return settled
+
+
+def _as_type(key: str, value: Any, type_name: str) -> Any:
+    wrong = InputError(
+        f"Parameter {key!r} is {value!r}; it must be {type_name}, e.g. -p {key}={_EXAMPLES.get(type_name, '…')}."
+    )
+    if type_name == "bool":
+        if isinstance(value, bool):
+            return value
+        words = {"true": True, "false": False}
+        if str(value).lower() not in words:
+            raise wrong
+        return words[str(value).lower()]
+    if isinstance(value, bool):
+        raise wrong
+    try:
+        if type_name == "int" and float(value) != int(float(value)):
+            raise wrong
+        return {"int": lambda v: int(float(v)), "float": float, "str": str}[type_name](value)
+    except (ValueError, TypeError, OverflowError):
+        raise wrong from None
+
+
+_EXAMPLES = {"int": "3", "float": "0.5", "bool": "true", "str": "text"}
+
+
+def run_notebook(
+    name: str, parameters: dict[str, Any] | None = None, on_step: Callable[[Step], None] | None = None, **facts: Any
+) -> Run:
+    """Execute the report notebook `name` and return its finished run.
+
+    `parameters` replace the notebook's defaults; `facts` are kept in `run.json` as they are; `on_step` hears of each
+    cell before it runs. Raises `InputError` before anything is written if a parameter is wrong, and `RunFailed` if a
+    cell fails: notebook, report and a `run.json` with status "failed" are then kept.
+    """
+    settled = check_parameters(name, parameters or {})
+    started = datetime.now(UTC)
+    run_id = f"{started:%Y%m%dT%H%M%SZ}_{name}_{secrets.token_hex(3)}"
+    folder = settings().runs / run_id
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise StorageError(
+            f"Cannot make {folder}: {error.strerror}. Set BTCLAB_HOME to a folder that you may write."
+        ) from error
+    description = {
+        "id": run_id,
+        "name": name,
+        "status": "running",
+        "started": started.isoformat(timespec="seconds"),
+        "pid": os.getpid(),
+        "parameters": settled,
+        "seed": settled.get("seed"),
+        **facts,
+        "versions": _versions(),
+        "revision": _revision(),
+        "results": {},
+    }
+    write_json(folder / DESCRIPTION, description)
+    status, problem = "failed", None
+    try:
+        problem = _execute(notebook_path(name), folder, settled, on_step)
+        status = "failed" if problem else "done"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    finally:
+        finished = datetime.now(UTC)
+        description |= {
+            "status": status,
+            "finished": finished.isoformat(timespec="seconds"),
+            "seconds": round((finished - started).total_seconds(), 1),
+            "results": _recorded(folder / NOTEBOOK),
+            "error": problem,
+        }
+        write_json(folder / DESCRIPTION, description)
+        _write_html(folder, description)
+    if problem:
+        raise RunFailed(
+            f"{name} failed in cell {problem['cell']} ({problem['section']}): {problem['message']}\nThe notebook is kept: {folder / NOTEBOOK}",
+            exit_code_of(problem["name"]),
+        )
+    return Run(folder, description)
+
+
+def _execute(
+    source: Path, folder: Path, parameters: dict[str, Any], on_step: Callable[[Step], None] | None
+) -> dict[str, Any] | None:
+    """Run papermill; None, or where and why it stopped. The notebook appears under its name only when it is whole."""
+    import nbformat
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from traitlets.config import Config
+
+    cells = nbformat.read(source, as_version=4).cells
+    headings = _headings(cells)
+
+    def begin(cell: Any, cell_index: int) -> None:
+        place = next((i for i, known in enumerate(cells) if known.get("id") == cell.get("id")), 0)
+        if on_step:
+            on_step(Step(place + 1, len(cells), headings[place]))
+
+    aside = folder / ".running.ipynb"
+    try:
+        with _quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            papermill.execute_notebook(
+                str(source),
+                str(aside),
+                parameters=parameters,
+                progress_bar=False,
+                config=Config({"KernelManager": {"transport": "ipc"}}),  # no port open to others on this machine
+                cwd=os.getcwd(),
+                kernel_name="python3",
+                on_cell_start=begin,
+            )
+    except papermill.PapermillExecutionError as error:
+        failed = _failing_cell(aside)
+        return {"cell": failed[0], "section": failed[1], "name": error.ename, "message": error.evalue}
+    except DeadKernelError as error:
+        return {
+            "cell": 0,
+            "section": "kernel",
+            "name": "DeadKernelError",
+            "message": f"{error} It may have run out of memory.",
+        }
+    finally:
+        if aside.exists():
+            os.replace(aside, folder / NOTEBOOK)
+    return None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the kernel's own chatter (debugger hints, connection notes) out of the user's terminal."""
+    before = os.environ.get("PYDEVD_DISABLE_FILE_VALIDATION")
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYDEVD_DISABLE_FILE_VALIDATION"]
+        else:
+            os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = before
+
+
+def _headings(cells: list[Any]) -> list[str]:
+    """For each cell the section heading above it."""
+    heading, result = "", []
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            titles = [line.lstrip("# ").strip() for line in cell.source.splitlines() if line.startswith("#")]
+            heading = titles[-1] if titles else heading
+        result.append(heading)
+    return result
+
+
+def _failing_cell(path: Path) -> tuple[int, str]:
+    import nbformat
+
+    cells = [
+        c
+        for c in nbformat.read(path, as_version=4).cells
+        if "papermill-error-cell-tag" not in c.metadata.get("tags", [])
+    ]
+    for place, cell in enumerate(cells):
+        if cell.cell_type == "code" and any(output.output_type == "error" for output in cell.outputs):
+            return place + 1, _headings(cells)[place]
+    return 0, "before the first cell"
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """Everything that the notebook passed to `record`, later values over earlier ones."""
+    if not path.exists():
+        return {}
+    results: dict[str, Any] = {}
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        for output in cell.get("outputs", []):
+            results |= output.get("data", {}).get(RECORD, {})
+    return results
+
+
+def _write_html(folder: Path, description: dict[str, Any]) -> None:
+    if (folder / NOTEBOOK).exists():
+        facts = {"run": description["id"], "status": description["status"], "took": f"{description['seconds']} s"}
+        facts |= {"source": Run(folder, description).source, "code": description["revision"] or "unknown"}
+        write_report(folder / NOTEBOOK, folder / REPORT, facts)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "platform": sys.platform}
+    for package in PACKAGES:
+        found[package] = importlib.metadata.version(package)
+    return found
+
+
+def _revision() -> str | None:
+    """The commit of the code, with '+changes' if files differ from it; None outside a git checkout."""
+    try:
+        commit = _git("rev-parse", "--short=12", "HEAD")
+        return commit + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(PROJECT), *words], capture_output=True, text=True, check=True
+    ).stdout.strip()

@@ -1,0 +1,243 @@
+"""Figures that notebooks and dashboard share. Each returns a Plotly `Figure` and says so when its data are simulated or stale."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from btclab.analysis.backtest import Result
+from btclab.forecasting.calibration import LEVELS
+from btclab.market.candles import TIMEFRAMES, resample, timeframe_of
+
+if TYPE_CHECKING:  # a checkpoint brings torch, which figures and tables do not need
+    from btclab.forecasting.checkpoints import Checkpoint
+
+ORANGE, BLUE, GREY, GREEN, RED = "#e8850c", "#3566a8", "#8a8f98", "#1f9d61", "#d1393b"
+MOST_CANDLES = 1500  # more than this cannot be told apart on a screen
+
+_LAYOUT = go.Layout(
+    font={"family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", "size": 13, "color": "#24292f"},
+    paper_bgcolor="white",
+    plot_bgcolor="white",
+    colorway=[ORANGE, BLUE, GREY, GREEN, RED],
+    margin={"l": 70, "r": 24, "t": 64, "b": 48},
+    hovermode="x unified",
+    legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "xanchor": "right", "x": 1.0},
+    title={"x": 0.0, "xanchor": "left", "xref": "paper", "y": 0.97, "yanchor": "top", "font": {"size": 16}},
+    xaxis={"gridcolor": "#eceff2", "linecolor": "#c9ced6", "zeroline": False},
+    yaxis={"gridcolor": "#eceff2", "linecolor": "#c9ced6", "zeroline": False},
+)
+
+
+def _finish(figure: go.Figure, title: str, attrs: dict[Any, Any], height: int = 380) -> go.Figure:
+    """Common look, title, and the label that no figure of simulated or stale data may lack."""
+    figure.update_layout(template=go.layout.Template(layout=_LAYOUT), title_text=title, height=height)
+    label = provenance_label(attrs)
+    if label:
+        figure.add_annotation(
+            text=label,
+            x=0.0,
+            y=1.0,
+            xref="paper",
+            yref="paper",
+            xanchor="left",
+            yanchor="bottom",
+            showarrow=False,
+            font={"color": RED, "size": 12},
+        )
+    return figure
+
+
+def provenance_label(attrs: dict[Any, Any]) -> str:
+    """'SIMULATED MARKET …' or 'STALE …' for data that need it, else ''."""
+    if attrs.get("simulated"):
+        return f"SIMULATED MARKET · {attrs.get('source')}"
+    return f"STALE · {attrs['stale']}" if attrs.get("stale") else ""
+
+
+def _market(attrs: dict[Any, Any]) -> str:
+    return str(attrs.get("symbol") or "price")
+
+
+def _quote(attrs: dict[Any, Any]) -> str:
+    return _market(attrs).partition("/")[2] or "quote currency"
+
+
+def _for_display(candles: pd.DataFrame) -> pd.DataFrame:
+    """`candles`, in the shortest timeframe that fits on a screen."""
+    own = TIMEFRAMES[timeframe_of(candles)]
+    for name, delta in TIMEFRAMES.items():
+        if delta >= own and delta % own == pd.Timedelta(0) and len(candles) * own / delta <= MOST_CANDLES:
+            return resample(candles, name)
+    return resample(candles, "1d")
+
+
+def price(candles: pd.DataFrame, fills: pd.DataFrame | None = None, title: str = "Price") -> go.Figure:
+    """Candlesticks and volume; with `fills`, what was bought and sold, where."""
+    shown = _for_display(candles)
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.8, 0.2], vertical_spacing=0.03)
+    bars = {name: shown[name] for name in ("open", "high", "low", "close")}
+    figure.add_candlestick(
+        x=shown.index,
+        **bars,
+        name=f"{timeframe_of(shown)} bars",
+        increasing_line_color=GREEN,
+        decreasing_line_color=RED,
+        line_width=1,
+        row=1,
+        col=1,
+    )
+    figure.add_bar(
+        x=shown.index, y=shown["volume"], name="volume", marker_color="#c9ced6", showlegend=False, row=2, col=1
+    )
+    for side, symbol, colour in (("buy", "triangle-up", BLUE), ("sell", "triangle-down", "#111111")):
+        if fills is not None:
+            chosen = fills[fills["side"] == side]
+            marker = {"symbol": symbol, "size": 9, "color": colour, "line": {"width": 1, "color": "white"}}
+            figure.add_scatter(
+                x=chosen.index, y=chosen["price"], mode="markers", name=side, marker=marker, row=1, col=1
+            )
+    figure.update_yaxes(title_text=_quote(candles.attrs), row=1, col=1)
+    figure.update_yaxes(title_text=_market(candles.attrs).partition("/")[0], row=2, col=1)
+    figure.update_xaxes(rangeslider_visible=False)
+    return _finish(figure, f"{title}, {_market(candles.attrs)}", candles.attrs, 480)
+
+
+def learning_curves(checkpoint: Checkpoint) -> go.Figure:
+    """Loss of each epoch on the training and the validation fold, and the epoch that was kept."""
+    figure = go.Figure()
+    for name, losses in checkpoint.curves.items():
+        figure.add_scatter(x=list(range(1, len(losses) + 1)), y=losses, mode="lines+markers", name=name)
+    best = checkpoint.provenance["best_epoch"] + 1
+    figure.add_vline(
+        x=best,
+        line_dash="dot",
+        line_color=GREY,
+        annotation_text=f"kept: epoch {best}",
+        annotation_position="bottom right",
+    )
+    figure.update_xaxes(title_text="epoch", dtick=1)
+    figure.update_yaxes(title_text="mean squared error (volatility²)")
+    return _finish(figure, "Learning curves", checkpoint.market, 340)
+
+
+def skill_by_forecast(checkpoint: Checkpoint, forecasts: pd.DataFrame, outcomes: pd.Series) -> go.Figure:
+    """Mean outcome of the out-of-sample bars in ten groups from the lowest to the highest forecast, with 95 % intervals."""
+    known = forecasts["mean"].notna() & outcomes.notna() & ~forecasts["in_sample"]
+    expected, happened = 1e4 * forecasts["mean"][known], 1e4 * outcomes[known]
+    groups = pd.qcut(expected.rank(method="first"), 10, labels=False)
+    table = pd.DataFrame({"expected": expected, "happened": happened}).groupby(groups).agg(["mean", "sem"])
+    low, high = table["expected"]["mean"].min(), table["expected"]["mean"].max()
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[low, high], y=[low, high], mode="lines", name="as forecast", line={"color": GREY, "dash": "dot"}
+    )
+    figure.add_scatter(
+        x=table["expected"]["mean"],
+        y=table["happened"]["mean"],
+        mode="markers",
+        name="what happened",
+        marker={"size": 9},
+        error_y={"type": "data", "array": 1.96 * table["happened"]["sem"]},
+    )
+    figure.update_layout(hovermode="closest")
+    figure.update_xaxes(title_text=f"forecast return over {checkpoint.horizon} bar(s) (bps)")
+    figure.update_yaxes(title_text="mean return that followed (bps)")
+    return _finish(figure, "Forecast and outcome out of sample, in ten groups", forecasts.attrs)
+
+
+def equity(results: dict[str, Result], attrs: dict[Any, Any]) -> go.Figure:
+    """Equity and drawdown of several strategies from the same start, and the exposure of the first, on one time axis."""
+    figure = make_subplots(rows=3, cols=1, shared_xaxes=True, row_heights=[0.6, 0.25, 0.15], vertical_spacing=0.04)
+    for (name, result), colour in zip(results.items(), (ORANGE, BLUE, GREY), strict=False):
+        curve = result.equity
+        line = {"color": colour, "width": 1.6}
+        figure.add_scatter(x=curve.index, y=curve.round(2), name=name, line=line, legendgroup=name, row=1, col=1)
+        fall = (100 * (curve / np.maximum(curve.cummax(), result.initial_cash) - 1)).round(3)
+        figure.add_scatter(
+            x=curve.index,
+            y=fall,
+            name=name,
+            line={**line, "width": 1},
+            legendgroup=name,
+            showlegend=False,
+            row=2,
+            col=1,
+        )
+    first = next(iter(results.values()))
+    share = 100 * first.exposure
+    figure.add_scatter(
+        x=share.index,
+        y=share.round(2),
+        line={"shape": "hv", "color": ORANGE, "width": 1},
+        fill="tozeroy",
+        name="exposure",
+        showlegend=False,
+        row=3,
+        col=1,
+    )
+    figure.update_yaxes(title_text=_quote(attrs), row=1, col=1)
+    figure.update_yaxes(title_text="drawdown (%)", row=2, col=1)
+    figure.update_yaxes(title_text="in BTC (%)", range=[0, 105], row=3, col=1)
+    return _finish(figure, "Equity, drawdown and exposure, out of sample and after costs", attrs, 620)
+
+
+def cost_sensitivity(table: pd.DataFrame, attrs: dict[Any, Any]) -> go.Figure:
+    """Total return against the cost of one side of a trade; `table` as from `bl.cost_sensitivity`."""
+    figure = go.Figure()
+    figure.add_scatter(x=table["cost_bps"], y=table["total_return"], mode="lines+markers", name="total return")
+    figure.add_hline(y=0, line_color=GREY, line_width=1)
+    figure.update_xaxes(title_text="cost of one side: fee + slippage (bps)")
+    figure.update_yaxes(title_text="total return (%)")
+    return _finish(figure, "What costs do to the result", attrs, 320)
+
+
+def forecast_distribution(checkpoint: Checkpoint, row: pd.Series, attrs: dict[Any, Any]) -> go.Figure:
+    """The calibrated distribution of the coming return at one bar: chance of each range, with the 90 % interval."""
+    centre = 0.0 if np.isnan(row["mean"]) else row["mean"] / row["volatility"]
+    values = 100 * (centre + checkpoint.calibration.residuals) * row["volatility"]
+    edges = np.linspace(np.interp(0.005, LEVELS, values), np.interp(0.995, LEVELS, values), 41)
+    chance = 100 * np.diff(np.interp(edges, values, LEVELS))
+    middle = (edges[:-1] + edges[1:]) / 2
+    colours = np.where(middle > 0, GREEN, RED)
+    figure = go.Figure(
+        go.Bar(
+            x=middle,
+            y=chance,
+            marker_color=colours,
+            name="chance",
+            hovertemplate="%{x:.2f} %: %{y:.1f} %<extra></extra>",
+        )
+    )
+    low, high = 100 * row["interval_low"], 100 * row["interval_high"]
+    figure.add_vrect(x0=low, x1=high, fillcolor=BLUE, opacity=0.08, line_width=0)
+    figure.add_annotation(
+        x=(low + high) / 2,
+        y=1,
+        yref="paper",
+        text="90 % interval",
+        showarrow=False,
+        font={"color": BLUE},
+        yanchor="bottom",
+    )
+    figure.update_layout(bargap=0.05, hovermode="closest")
+    figure.update_xaxes(
+        title_text=f"log return over the next {checkpoint.horizon} bar(s) (%)", zeroline=True, zerolinecolor=GREY
+    )
+    figure.update_yaxes(title_text="chance (%)")
+    return _finish(figure, "Forecast distribution of the coming return", attrs, 340)
+
+
+def prob_up(forecasts: pd.DataFrame, enter: float, exit: float) -> go.Figure:
+    """The calibrated probability of up over the last bars, with the thresholds of the rules."""
+    figure = go.Figure(go.Scatter(x=forecasts.index, y=(100 * forecasts["prob_up"]).round(2), name="probability of up"))
+    for level, text, colour in ((enter, "enter", GREEN), (exit, "exit", RED)):
+        figure.add_hline(
+            y=100 * level, line_dash="dot", line_color=colour, annotation_text=text, annotation_position="top left"
+        )
+    figure.update_yaxes(title_text="probability of up (%)")
+    return _finish(figure, "Probability of up, last bars", forecasts.attrs, 300)

@@ -1,0 +1,95 @@
+"""Results read in one sentence each, as Markdown. The words follow from the numbers, never the other way round."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from IPython.display import Markdown
+
+from btclab.analysis.backtest import Result
+from btclab.reporting.tables import age
+from btclab.trading.broker import PaperBroker
+
+if TYPE_CHECKING:  # a checkpoint brings torch, which figures and tables do not need
+    from btclab.forecasting.checkpoints import Checkpoint
+
+
+def verdict(checkpoint: Checkpoint) -> Markdown:
+    """Whether the network beats the naive forecast out of sample."""
+    m = checkpoint.metrics
+    interval = f"information coefficient {m['ic']:+.3f}, 95 % interval {m['ic_low']:+.3f} to {m['ic_high']:+.3f}, over {m['bars']:,} unseen bars"
+    if m["distinguishable"]:
+        words = f"The network has **skill that can be told from luck** ({interval}); its error is {m['error_ratio']:.4f} × that of the naive forecast."
+    else:
+        words = f"The network's skill **cannot be told from zero** ({interval}). Do not trade it: the naive forecast does as well."
+    return Markdown(words)
+
+
+def learning(checkpoint: Checkpoint) -> Markdown:
+    """When the validation loss stopped falling, and what calibration made of the forecast."""
+    kept, epochs = checkpoint.provenance["best_epoch"] + 1, len(checkpoint.curves["train"])
+    slope = checkpoint.calibration.slope
+    trust = (
+        "validation saw no skill, so the forecast is the naive one"
+        if slope == 0
+        else f"calibration keeps {100 * slope:.0f} % of the network's forecast"
+    )
+    return Markdown(
+        f"Validation loss was lowest after epoch **{kept}** of {epochs}; that network is kept, and {trust}."
+    )
+
+
+def coverage(checkpoint: Checkpoint) -> Markdown:
+    """Whether the 90 % interval kept its word."""
+    measured = 100 * checkpoint.metrics["coverage_90"]
+    word = "kept its word" if 88 <= measured <= 92 else "did **not** keep its word"
+    return Markdown(f"The 90 % interval {word} out of sample: it covered **{measured:.1f} %** of the outcomes.")
+
+
+def performance(own: Result, held: Result) -> Markdown:
+    """The strategy beside buy-and-hold, after costs."""
+    mark = "in_sample_" if "in_sample_total_return" in own.metrics else ""
+    gain, other = own.metrics[f"{mark}total_return"], held.metrics["total_return"]
+    words = (
+        f"After costs the strategy returned **{gain:+.1f} %** with a deepest fall of {own.metrics[f'{mark}max_drawdown']:.1f} %; "
+        f"buy-and-hold returned **{other:+.1f} %** with {held.metrics['max_drawdown']:.1f} %."
+    )
+    if mark:
+        words = "**In sample, so worth nothing as evidence:** " + words
+    if own.fills.empty:
+        words += " The forecast never crossed the entry threshold, so nothing was traded."
+    return Markdown(words)
+
+
+def costs(own: Result, table: pd.DataFrame) -> Markdown:
+    """How much of the result the costs take, and where they take all of it."""
+    free, paid = table["total_return"].iloc[0], table.loc[table["multiple"] == 1.0, "total_return"].iloc[0]
+    words = f"Without costs the same signals would have returned {free:+.1f} %; fees of {own.costs.fee_bps:g} bps and slippage of {own.costs.slippage_bps:g} bps leave {paid:+.1f} %"
+    positive = table[table["total_return"] > 0]
+    if free > 0 and len(positive) < len(table):
+        words += f"; beyond about {positive['cost_bps'].max():g} bps a side the strategy loses money"
+    return Markdown(words + ".")
+
+
+def latest(signals: pd.DataFrame, candles: pd.DataFrame) -> Markdown:
+    """The newest signal with its reasons and the age of the data."""
+    row = signals.iloc[-1]
+    held = "nothing yet" if pd.isna(row["exposure"]) else f"{100 * row['exposure']:.0f} % BTC"
+    sure = "" if pd.isna(row["confidence"]) else f" (confidence {100 * row['confidence']:.1f} %)"
+    return Markdown(
+        f"**{row['side'].upper()}**, target {held}{sure}: {row['reasons']}. Age of the data: {age(candles)}."
+    )
+
+
+def broker_plan(broker: PaperBroker, symbol: str) -> Markdown:
+    """What the paper broker does at the next open."""
+    preview, quote = broker.preview(), symbol.partition("/")[2]
+    if preview is None:
+        return Markdown(
+            f"At the next open the broker does **nothing**; the account is worth {broker.equity:,.2f} {quote}."
+        )
+    return Markdown(
+        f"At the next open the broker will **{preview.side} about {preview.quantity:.6f} BTC** at about {preview.price:,.2f} {quote} "
+        f"(slippage included), fee {preview.fee:,.2f} {quote}."
+    )

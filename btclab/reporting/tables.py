@@ -1,0 +1,205 @@
+"""Tables that notebooks and dashboard share: frames with names and units a person reads, as plain HTML."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from IPython.display import HTML
+
+from btclab.analysis.backtest import Result
+from btclab.analysis.metrics import UNITS
+from btclab.features.spec import FeatureSpec
+from btclab.market.candles import close_times, fingerprint, timeframe_of
+from btclab.reporting.charts import provenance_label
+from btclab.trading.broker import PaperBroker
+
+if TYPE_CHECKING:  # a checkpoint brings torch, which figures and tables do not need
+    from btclab.forecasting.checkpoints import Checkpoint
+
+
+def table(frame: pd.DataFrame) -> HTML:
+    """`frame` without its index, missing values as a dash."""
+    return HTML(frame.to_html(index=False, border=0, na_rep="–", classes="btclab-table", justify="left"))
+
+
+def banner(candles: pd.DataFrame) -> HTML:
+    """What a reader must know before anything else: that the market is simulated, the data stale, or a source failed."""
+    attrs = candles.attrs
+    lines = []
+    if attrs.get("simulated"):
+        lines.append(
+            f"<b>SIMULATED MARKET</b> ({escape(str(attrs.get('source')))}): these prices were drawn by a random number generator. "
+            "They show that the suite works; they say nothing about Bitcoin."
+        )
+    if attrs.get("stale"):
+        lines.append(f"<b>STALE DATA</b>: {escape(str(attrs['stale']))}. No source could be reached.")
+    lines += [f"Source failed: {escape(str(note))}" for note in attrs.get("notes", [])]
+    style = (
+        "border-left:6px solid #d1393b;background:#fdecec;color:#24292f;padding:.7em 1em;margin:.5em 0;font-size:1.05em"
+    )
+    return HTML(f'<div class="btclab-banner" style="{style}">{"<br>".join(lines)}</div>' if lines else "")
+
+
+def age(candles: pd.DataFrame, now: pd.Timestamp | None = None) -> str:
+    """How long ago the last bar closed, e.g. '35 min' or '2 days 03:10'; 'simulated' for simulated candles."""
+    if candles.attrs.get("simulated"):
+        return "none: simulated"
+    passed = (now or pd.Timestamp.now("UTC")) - close_times(candles)[-1]
+    minutes = int(passed.total_seconds() // 60)
+    days, rest = divmod(minutes, 1440)
+    return (
+        f"{minutes} min"
+        if minutes < 60
+        else f"{rest // 60} h {rest % 60} min"
+        if not days
+        else f"{days:,} days {rest // 60} h"
+    )
+
+
+def data_window(candles: pd.DataFrame) -> pd.DataFrame:
+    """Where the candles come from and what they span, with their fingerprint."""
+    rows = [
+        ("market", f"{candles.attrs.get('symbol')} {timeframe_of(candles)}"),
+        ("source", candles.attrs.get("source")),
+        ("first bar opens", f"{candles.index[0]:%Y-%m-%d %H:%M} UTC"),
+        ("last bar opens", f"{candles.index[-1]:%Y-%m-%d %H:%M} UTC"),
+        ("bars", f"{len(candles):,}"),
+        ("fingerprint", fingerprint(candles)),
+        ("state", provenance_label(candles.attrs) or "as fetched"),
+    ]
+    return pd.DataFrame(rows, columns=["data", "value"])
+
+
+def feature_list(spec: FeatureSpec) -> pd.DataFrame:
+    """Features by group, with how each is computed, its unit and its warm-up (bars)."""
+    rows = [
+        (
+            f.group,
+            f.name,
+            f"{f.indicator}({', '.join(f'{k}={v}' for k, v in f.parameters.items())})",
+            f.unit or "–",
+            f.warmup,
+        )
+        for f in spec.features
+    ]
+    return pd.DataFrame(rows, columns=["group", "feature", "indicator", "unit", "warm-up (bars)"])
+
+
+def fold_list(checkpoint: Checkpoint) -> pd.DataFrame:
+    """The three folds, oldest first, and what each was for."""
+    ends = checkpoint.folds
+    rows = [
+        ("train", ends["train_start"], ends["validation_start"], "fits the network and the scaling"),
+        ("validation", ends["validation_start"], ends["test_start"], "stops the training, fits the calibration"),
+        ("test", ends["test_start"], ends["test_end"], "measured once: out of sample"),
+    ]
+    return pd.DataFrame(
+        [(n, a[:16].replace("T", " "), b[:16].replace("T", " "), w) for n, a, b, w in rows],
+        columns=["fold", "from (UTC)", "to (UTC)", "use"],
+    )
+
+
+def skill_table(checkpoint: Checkpoint) -> pd.DataFrame:
+    """Out-of-sample error and skill beside those of the naive forecast."""
+    m = checkpoint.metrics
+    hit = "–" if m["hit_rate"] is None else f"{100 * m['hit_rate']:.2f}"
+    rows = [
+        ("error (RMSE)", f"{m['error']:.5f}", f"{m['naive_error']:.5f}", "volatilities"),
+        ("error ratio", f"{m['error_ratio']:.5f}", "1", "below 1 beats the naive forecast"),
+        ("R² out of sample", f"{100 * m['r2']:+.3f}", "0", "% of variance"),
+        ("information coefficient", f"{m['ic']:+.4f}", "0", "rank correlation"),
+        ("its 95 % interval", f"{m['ic_low']:+.4f} … {m['ic_high']:+.4f}", "–", "block bootstrap"),
+        ("hit rate", hit, "50", "% of directions"),
+        ("coverage of the 90 % interval", f"{100 * m['coverage_90']:.1f}", "–", "% of outcomes"),
+        ("Brier score of the probability of up", f"{m['brier']:.4f}", "0.2500", "lower is better"),
+        ("bars", f"{m['bars']:,}", f"{m['bars']:,}", "out of sample"),
+    ]
+    return pd.DataFrame(rows, columns=["measure", "network", "naive", "unit"])
+
+
+def metrics_table(results: dict[str, Result]) -> pd.DataFrame:
+    """The metrics of several results side by side, with units."""
+    rows = []
+    for name, unit in UNITS.items():
+        found = {
+            label: result.metrics.get(name, result.metrics.get(f"in_sample_{name}"))
+            for label, result in results.items()
+        }
+        in_sample = any(f"in_sample_{name}" in result.metrics for result in results.values())
+        rows.append(
+            {"metric": ("in sample: " if in_sample else "") + name.replace("_", " ")}
+            | {k: _number(v) for k, v in found.items()}
+            | {"unit": unit}
+        )
+    return pd.DataFrame(rows)
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+
+
+def trade_list(result: Result, most: int = 12) -> pd.DataFrame:
+    """The newest `most` closed trades, newest first; profit in quote currency, fees included."""
+    trades = result.trades.iloc[::-1].head(most)
+    return pd.DataFrame(
+        {
+            "entry (UTC)": trades["entry"].map("{:%Y-%m-%d %H:%M}".format),
+            "exit (UTC)": trades["exit"].map("{:%Y-%m-%d %H:%M}".format),
+            "BTC": trades["quantity"].map("{:.6f}".format),
+            "entry price": trades["entry_price"].map("{:,.2f}".format),
+            "exit price": trades["exit_price"].map("{:,.2f}".format),
+            "profit": trades["pnl"].map("{:+,.2f}".format),
+            "profit (%)": trades["return_pct"].map("{:+.2f}".format),
+            "bars held": trades["bars_open"],
+        }
+    )
+
+
+def latest_bar(candles: pd.DataFrame) -> pd.DataFrame:
+    """The newest closed bar and how old it is."""
+    row, quote = candles.iloc[-1], str(candles.attrs.get("symbol")).partition("/")[2]
+    rows = [
+        ("market", f"{candles.attrs.get('symbol')} {timeframe_of(candles)} from {candles.attrs.get('source')}"),
+        ("bar opened", f"{candles.index[-1]:%Y-%m-%d %H:%M} UTC"),
+        ("bar closed", f"{close_times(candles)[-1]:%Y-%m-%d %H:%M} UTC"),
+        ("age of the data", age(candles)),
+        ("close", f"{row['close']:,.2f} {quote}"),
+        ("range", f"{row['low']:,.2f} … {row['high']:,.2f} {quote}"),
+        ("volume", f"{row['volume']:,.3f} {str(candles.attrs.get('symbol')).partition('/')[0]}"),
+    ]
+    return pd.DataFrame(rows, columns=["bar", "value"])
+
+
+def forecast_row(row: pd.Series, candles: pd.DataFrame) -> pd.DataFrame:
+    """One forecast as returns (%) and as prices, from the lowest quantile to the highest."""
+    close = candles["close"].iloc[-1]
+    names = {
+        "q05": "5 % quantile",
+        "q25": "25 % quantile",
+        "q50": "median",
+        "q75": "75 % quantile",
+        "q95": "95 % quantile",
+        "mean": "expected",
+    }
+    rows = [(text, f"{100 * row[name]:+.3f}", f"{close * np.exp(row[name]):,.2f}") for name, text in names.items()]
+    return pd.DataFrame(rows, columns=["forecast", "log return (%)", "price"])
+
+
+def account(broker: PaperBroker, symbol: str) -> pd.DataFrame:
+    """The paper account: cash, position, worth, fees paid so far."""
+    base, _, quote = symbol.partition("/")
+    price = broker.last_bar.close if broker.last_bar else 0.0
+    rows = [
+        ("worth", f"{broker.equity:,.2f}", quote),
+        ("cash", f"{broker.account.cash:,.2f}", quote),
+        ("position", f"{broker.account.position:.6f}", base),
+        ("profit before fees", f"{broker.ledger.gross_pnl(price):+,.2f}", quote),
+        ("fees paid", f"{broker.ledger.fees:,.2f}", quote),
+        ("fills", f"{len(broker.ledger.fills):,}", "executions"),
+    ]
+    return pd.DataFrame(rows, columns=["paper account", "value", "unit"])
