@@ -9,7 +9,7 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from btclab.errors import BtclabError, InputError
+from btclab.errors import BtclabError, DataUnavailable, InputError
 
 if TYPE_CHECKING:
     from btclab.operations.runs import Run
@@ -27,6 +27,8 @@ class _Shell(TyperGroup):
             raise
         except KeyboardInterrupt:
             self._end("Interrupted. What was finished is kept.", 130)
+        except DataUnavailable as error:
+            self._end(f"{error}\nSee what answers: btclab doctor. To work without a network: --source simulated:1", 1)
         except BtclabError as error:
             self._end(str(error), error.exit_code)
         except Exception as error:  # noqa: BLE001  the last net: the user sees it, and with --debug where it came from
@@ -202,14 +204,14 @@ def dashboard(
 def doctor() -> None:
     """Check Python, packages, folders, disk, accelerators and which exchanges answer."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from btclab.operations.doctor import examine
 
     console = Console()
     with console.status("looking …"):
         findings = examine()
-    table = Table("check", "finding", "state", "what to do")
+    table = Table("check", Column("finding", overflow="fold"), "state", Column("what to do", overflow="fold"))
     for finding in findings:
         colour = {"ok": "green", "note": "yellow", "bad": "red"}[finding.state]
         table.add_row(finding.check, finding.finding, f"[{colour}]{finding.state}[/]", finding.remedy)

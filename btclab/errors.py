@@ -9,6 +9,9 @@ import difflib
 from collections.abc import Iterable
 
 
+MOST_LISTED = 40  # a longer list of valid names is no help
+
+
 class BtclabError(Exception):
     """Base of all errors that btclab raises on purpose."""
 
@@ -64,4 +67,5 @@ def unknown(kind: str, value: object, valid: Iterable[str], remedy: str = "") ->
     names = sorted(map(str, valid))
     near = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return InputError(f"Unknown {kind} {value!r}. {hint}Valid: {', '.join(names)}.{' ' + remedy if remedy else ''}")
+    listed = ", ".join(names) if len(names) <= MOST_LISTED else f"{len(names)} names, such as {', '.join(names[:5])}"
+    return InputError(f"Unknown {kind}: {value!r}. {hint}Valid: {listed}.{' ' + remedy if remedy else ''}")

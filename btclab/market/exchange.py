@@ -37,7 +37,7 @@ class ExchangeSource:
         The forming bar is left out by the clock. Raises `DataUnavailable` naming the exchange and its error.
         """
         step = timeframe_delta(timeframe)
-        limit = self._client.feature_value(symbol, "fetchOHLCV", "limit", 500) or 500
+        limit = self._page_size(symbol)
         since = start.ceil(step)
         bar = tqdm(
             desc=f"{self.name} {symbol} {timeframe}",
@@ -56,11 +56,24 @@ class ExchangeSource:
                 bar.update((min(reached, end) - since) // step)
                 since = reached
 
+    def _page_size(self, symbol: str) -> int:
+        """Bars that the exchange gives in one answer; asks it for its markets on the way."""
+        try:
+            self._client.load_markets()
+        except self._failures as error:
+            raise self._unavailable(error) from error
+        if symbol not in self._client.markets:
+            raise DataUnavailable(f"{self.name}: does not list {symbol}. Name another market: --symbol BTC/USD")
+        return self._client.feature_value(symbol, "fetchOHLCV", "limit", 500) or 500
+
+    def _unavailable(self, error: Exception) -> DataUnavailable:
+        return DataUnavailable(f"{self.name}: {_reason(error)}")
+
     def _page(self, symbol: str, timeframe: str, since: pd.Timestamp, limit: int) -> pd.DataFrame:
         try:
             rows = self._client.fetch_ohlcv(symbol, timeframe, int(since.timestamp() * 1000), limit)
         except self._failures as error:
-            raise DataUnavailable(f"{self.name}: {type(error).__name__}: {_short(error)}") from error
+            raise self._unavailable(error) from error
         frame = pd.DataFrame(rows, columns=["timestamp", *COLUMNS]).astype(float)
         frame.index = pd.DatetimeIndex(
             pd.to_datetime(frame.pop("timestamp").astype("int64"), unit="ms", utc=True), name="timestamp"
@@ -83,6 +96,10 @@ def _rebased(urls: Any, base: str) -> Any:
     return urlunsplit((new.scheme, new.netloc, new.path.rstrip("/") + own.path, own.query, own.fragment))
 
 
-def _short(error: Exception) -> str:
-    """First line of an error, without the long addresses that ccxt appends."""
-    return " ".join(str(error).split())[:160]
+def _reason(error: Exception) -> str:
+    """Why it failed, in a line: the root cause where ccxt wraps one (no such host, refused, timed out)."""
+    root: BaseException = error
+    while root.__cause__ or root.__context__:
+        root = root.__cause__ or root.__context__ or root
+    text = " ".join(str(error if root is error else root).split())
+    return f"{type(error).__name__}: {text[:160]}"

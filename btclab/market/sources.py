@@ -85,7 +85,7 @@ def fetch_candles(
                     save_candles(page, source, symbol, timeframe)
     except DataUnavailable as error:
         held = "" if stored is None else f" What is stored up to {stored.index[-1]} can be had as store:{source}."
-        raise DataUnavailable(f"{error}{held}") from error
+        raise DataUnavailable(f"{error}.{held}") from error
     candles = read_candles(source, symbol, timeframe)
     if candles is None:
         raise DataUnavailable(f"{source}: no bars of {symbol} {timeframe} between {first} and {last}.")
