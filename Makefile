@@ -42,7 +42,7 @@ lab: $(READY)  ## Open JupyterLab on the notebooks
 dashboard: $(READY)  ## Serve the dashboard on 127.0.0.1
 	@$(BIN)/btclab dashboard $(ARGS)
 
-notebooks: $(READY)  ## Execute the report notebooks in place, so that their stored outputs are true
+notebooks: $(READY)  ## Execute the report notebooks and store their light outputs
 	@$(BIN)/python -m tests.notebooks.store
 
 lock: $(READY)  ## Write requirements.lock anew from what is installed in .venv

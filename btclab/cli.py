@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
-from typer.core import TyperGroup
 
 from btclab.errors import BtclabError, DataUnavailable, InputError
 
@@ -17,38 +15,7 @@ if TYPE_CHECKING:
 DEBUG = "--debug"
 
 
-class _Shell(TyperGroup):
-    """Turns errors into one message and an exit code: 1 the work failed, 2 the input was wrong, 130 interrupted."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (click.exceptions.Exit, click.ClickException, click.Abort):
-            raise
-        except KeyboardInterrupt:
-            self._end("Interrupted. What was finished is kept.", 130)
-        except DataUnavailable as error:
-            self._end(f"{error}\nSee what answers: btclab doctor. To work without a network: --source simulated:1", 1)
-        except BtclabError as error:
-            self._end(str(error), error.exit_code)
-        except Exception as error:  # noqa: BLE001  the last net: the user sees it, and with --debug where it came from
-            self._end(
-                f"{type(error).__name__}: {error}\nThis is a fault in btclab; run again with {DEBUG} to see where.", 1
-            )
-
-    def _end(self, message: str, code: int) -> None:
-        from rich.console import Console
-        from rich.text import Text
-
-        if _debug:
-            Console(stderr=True).print_exception()
-        Console(stderr=True).print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
-        raise typer.Exit(code)
-
-
-_debug = False
 app = typer.Typer(
-    cls=_Shell,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -71,16 +38,22 @@ Parameter = Annotated[
 ]
 
 
-@app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
-    debug: Annotated[bool, typer.Option(DEBUG, help="Show tracebacks.")] = False,
-) -> None:
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         import btclab
 
         typer.echo(f"btclab {btclab.__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
+    ] = False,
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show tracebacks.")] = False,
+) -> None:
+    """Options that stand before the command."""
 
 
 @app.command(epilog="Example: [bold]btclab pipeline --source file:candles.parquet --timeframe 1h[/bold]")
@@ -280,11 +253,33 @@ def _print_notebooks(console: Any) -> None:
 
 
 def main() -> None:
-    """Entry point of the command `btclab`. `--debug` may stand anywhere."""
-    global _debug
-    _debug = DEBUG in sys.argv
+    """Entry point of the command `btclab`. Exit codes: 0 done, 1 the work failed, 2 the input was wrong.
+
+    `--debug` may stand anywhere.
+    """
+    debug = DEBUG in sys.argv
     sys.argv = [word for word in sys.argv if word != DEBUG]
-    app()
+    try:
+        app()
+    except DataUnavailable as error:
+        advice = "See what answers: btclab doctor. To work without a network: --source simulated:1"
+        _fail(f"{error}\n{advice}", error.exit_code, debug)
+    except BtclabError as error:
+        _fail(str(error), error.exit_code, debug)
+    except Exception as error:  # noqa: BLE001  the last net: the user sees it, and with --debug where it came from
+        told = f"{type(error).__name__}: {error}\nThis is a fault in btclab; run again with {DEBUG} to see where."
+        _fail(told, 1, debug)
+
+
+def _fail(message: str, code: int, debug: bool) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    if debug:
+        console.print_exception()
+    console.print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

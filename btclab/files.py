@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
             f"Cannot write {path}: {error.strerror or error}. Check the folder's owner and the free space."
         ) from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # it is renamed, was never made, or its folder is none: the error above says which
+            aside.unlink()
     return path
 
 
@@ -47,6 +48,8 @@ def folder_aside(path: Path) -> Iterator[Path]:
 
     Raises `StorageError` if `path` exists already or the disk refuses.
     """
+    if path.exists():
+        raise StorageError(f"{path} exists already and is not replaced. Move it away or choose another name.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -58,6 +61,7 @@ def folder_aside(path: Path) -> Iterator[Path]:
         yield aside
         for file in aside.iterdir():
             _sync(file)
+        _sync(aside)
         aside.chmod(0o755)
         os.rename(aside, path)
         _sync(path.parent)

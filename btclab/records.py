@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from btclab.errors import InputError
@@ -25,13 +26,22 @@ class Costs:
 
 @dataclass(frozen=True)
 class Bar:
-    """One closed bar as the engine sees it; `timestamp` is its open time in ns since 1970 (UTC)."""
+    """One closed bar as the engine sees it; `timestamp` is its open time in ns since 1970 (UTC).
+
+    Raises `InputError` if a price is missing, infinite, not above 0, or outside low…high: nothing trades at such a price.
+    """
 
     timestamp: int
     open: float
     high: float
     low: float
     close: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.low <= self.open <= self.high < math.inf and self.low <= self.close <= self.high):
+            raise InputError(
+                f"{self} cannot have traded: it needs 0 < low ≤ open, close ≤ high. Drop it, or fetch it again."
+            )
 
 
 @dataclass(frozen=True)

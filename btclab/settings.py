@@ -1,4 +1,4 @@
-"""Settings: defaults, then `data/config.toml`, then `BTCLAB_<SECTION>__<NAME>` from the environment or `.env`.
+"""Settings: defaults, then `data/config.toml`, then `BTCLAB_<SECTION>__<NAME>` from the environment.
 
 BTCLAB_HOME                     where data/, models/ and papermill_runs/ lie (default: the project folder)
 BTCLAB_MARKET__SYMBOL=BTC/USD   overrides `symbol` in the section `[market]` of config.toml
@@ -14,9 +14,15 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
-from btclab.errors import InputError
+from btclab.errors import InputError, unknown
 
 PROJECT = Path(__file__).resolve().parent.parent
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -39,7 +45,7 @@ class TradingSettings(BaseModel):
     model_config = _FROZEN
     fee_bps: Annotated[float, Field(ge=0, lt=10_000)] = 10.0
     slippage_bps: Annotated[float, Field(ge=0, lt=10_000)] = 5.0
-    initial_cash: Annotated[float, Field(gt=0)] = 10_000.0
+    initial_cash: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10_000.0
 
 
 class DashboardSettings(BaseModel):
@@ -47,13 +53,15 @@ class DashboardSettings(BaseModel):
 
     model_config = _FROZEN
     port: Annotated[int, Field(ge=0, le=65_535)] = 8866
-    refresh_s: Annotated[float, Field(ge=1)] = 30.0
+    refresh_s: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 30.0
 
 
 class Settings(BaseSettings):
     """All settings, frozen. Read them with `settings()`."""
 
-    model_config = SettingsConfigDict(env_prefix="BTCLAB_", env_nested_delimiter="__", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="BTCLAB_", env_nested_delimiter="__", env_ignore_empty=True, frozen=True, extra="forbid"
+    )
     home: Path = PROJECT
     market: MarketSettings = MarketSettings()
     trading: TradingSettings = TradingSettings()
@@ -94,6 +102,10 @@ def config_path() -> Path:
 
 def settings() -> Settings:
     """The settings in force now. Raises `InputError` naming the setting, its value and what is allowed."""
+    for name in os.environ:
+        section, nested, _ = name.lower().removeprefix("btclab_").partition("__")
+        if name.lower().startswith("btclab_") and nested and section not in Settings.model_fields:
+            raise unknown("section of the settings", section, set(Settings.model_fields) - {"home"}, f"Set by {name}.")
     try:
         return Settings()
     except ValidationError as error:
@@ -104,5 +116,12 @@ def settings() -> Settings:
         raise InputError(
             f"Wrong setting: {'; '.join(lines)}. Set in {config_path()} or by BTCLAB_<SECTION>__<NAME>."
         ) from None
-    except tomllib.TOMLDecodeError as error:
+    except SettingsError as error:
+        value = getattr(error.__cause__, "doc", "")
+        names = [name for name in os.environ if name.lower().startswith("btclab_") and os.environ[name] == value]
+        raise InputError(
+            f"Wrong setting: {' or '.join(names)} = {value!r} is no JSON. A list is written "
+            '\'["binance", "kraken"]\', a table \'{"binance": "http://127.0.0.1:9000"}\'.'
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{config_path()} is not valid TOML: {error}.") from None

@@ -19,8 +19,8 @@ from btclab.trading.broker import PaperBroker
 class Result:
     """A finished backtest.
 
-    `equity` [bar] and `exposure` [bar] (fraction of equity held in BTC) at each close; `fills` and `trades` as in `trading.ledger`;
-    `metrics` by name (units in `analysis.metrics.UNITS`), called `in_sample_…` if any bar was seen in training.
+    `equity` [bar] and `exposure` [bar] (fraction of equity held in BTC) at each close; `fills` and `trades` as in
+    `trading.ledger`; `metrics` by name (units in `analysis.metrics.UNITS`), called `in_sample_…` if any bar was seen in training.
     """
 
     equity: pd.Series
@@ -48,7 +48,7 @@ def backtest(
     decision has no next open and is not traded. `trials` is how many variants were tried to find these signals; it
     deflates the Sharpe ratio.
 
-    Raises `InputError` if `exposure` is absent, outside 0…1, or at times that are not in `candles`.
+    Raises `InputError` if `exposure` is absent, no number, outside 0…1, or at times that are not in `candles`.
     """
     validate_candles(candles)
     targets = _targets(candles, signals)
@@ -68,11 +68,19 @@ def backtest(
 
 
 def _targets(candles: pd.DataFrame, signals: pd.DataFrame) -> pd.Series:
+    if not isinstance(signals, pd.DataFrame):
+        raise InputError(
+            f"signals is a {type(signals).__name__}; backtest needs a frame with the column 'exposure', one row per bar: "
+            'e.g. signals.to_frame("exposure").'
+        )
     if "exposure" not in signals:
         raise InputError(
             f"signals lack the column 'exposure'; found {', '.join(map(str, signals.columns))}. Make them with bl.make_signals."
         )
-    exposure = signals["exposure"].astype(float)
+    try:
+        exposure = signals["exposure"].astype(float)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"The column 'exposure' must hold numbers in 0…1, or NaN for no change: {error}.") from error
     strange = exposure.index.difference(candles.index)
     if len(strange) or exposure.index.has_duplicates:
         what = f"at {strange[0]}, which is no bar of these candles" if len(strange) else "twice for one bar"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from btclab.errors import InputError, TooFewBars
 from btclab.market.candles import YEAR
 
 UNITS = {
@@ -35,21 +36,24 @@ UNITS = {
 def equity_metrics(equity: pd.Series, initial_cash: float, trials: int = 1) -> dict[str, float | None]:
     """Return, risk and drawdown of `equity` (one value per bar, at the close), which began with `initial_cash`.
 
-    A ratio whose denominator is zero is None: an account that never traded has no Sharpe ratio.
+    A ratio whose denominator is zero is None: an account that never traded has no Sharpe ratio. So is the annual return
+    of a few bars that would grow, over a year, beyond any number. Raises `TooFewBars` on fewer than 2 bars.
     """
+    if len(equity) < 2:
+        raise TooFewBars(f"The metrics of {len(equity)} bar(s) cannot be put per year; at least 2 are needed.")
     values = np.concatenate(([initial_cash], equity.to_numpy()))
     simple = values[1:] / values[:-1] - 1
-    step = pd.Series(equity.index).diff().median()
+    step = _step(equity)
     per_year = YEAR / step
     years = len(simple) / per_year
     growth = values[-1] / values[0]
     deviation, downside = float(np.std(simple)), float(np.sqrt(np.mean(np.minimum(simple, 0) ** 2)))
-    annual = float(growth ** (1 / years) - 1) if growth > 0 else -1.0
+    annual = _annual_return(float(growth), years)
     fall = values / np.maximum.accumulate(values) - 1
     deepest = float(fall.min())
     return {
         "total_return": 100 * float(growth - 1),
-        "annual_return": 100 * annual,
+        "annual_return": None if annual is None else 100 * annual,
         "annual_volatility": 100 * deviation * math.sqrt(per_year),
         "sharpe": _ratio(float(simple.mean()), deviation, math.sqrt(per_year)),
         "deflated_sharpe": deflated_sharpe(simple, trials),
@@ -57,8 +61,17 @@ def equity_metrics(equity: pd.Series, initial_cash: float, trials: int = 1) -> d
         "sortino": _ratio(float(simple.mean()), downside, math.sqrt(per_year)),
         "max_drawdown": 100 * deepest,
         "longest_drawdown_days": _longest_run(fall < 0) * (step / pd.Timedelta(days=1)),
-        "calmar": _ratio(annual, -deepest, 1.0),
+        "calmar": None if annual is None else _ratio(annual, -deepest, 1.0),
     }
+
+
+def _step(equity: pd.Series) -> pd.Timedelta:
+    return pd.Timedelta(pd.DatetimeIndex(equity.index).to_series().diff().median())
+
+
+def _annual_return(growth: float, years: float) -> float | None:
+    rate = math.log(growth) / years if growth > 0 else -math.inf
+    return math.expm1(rate) if rate < 700 else None  # e⁷⁰⁰ is about where a float ends
 
 
 def _ratio(numerator: float, denominator: float, factor: float) -> float | None:
@@ -75,8 +88,11 @@ def deflated_sharpe(simple_returns: np.ndarray, trials: int) -> float | None:
 
     Bailey and López de Prado (2014), eq. 2 and 9: it allows for the length, skew and fat tails of the returns. With one
     trial the threshold is 0 (the probabilistic Sharpe ratio). The spread of the trials' ratios is taken as that of a
-    ratio estimated over this length when the truth is 0, 1/√(n−1). None if the returns never vary.
+    ratio estimated over this length when the truth is 0, 1/√(n−1). None if the returns never vary. Raises `InputError`
+    if `trials` is below 1.
     """
+    if trials < 1:
+        raise InputError(f"trials is {trials!r}; it must be at least 1: the signals at hand are a trial themselves.")
     n, deviation = len(simple_returns), float(np.std(simple_returns, ddof=1)) if len(simple_returns) > 1 else 0.0
     if deviation < 1e-15:
         return None
@@ -97,7 +113,7 @@ def trade_metrics(
 ) -> dict[str, float | None]:
     """How the account traded: `exposure` is the fraction of equity held in BTC at each close."""
     gains, losses = trades["pnl"].clip(lower=0).sum(), -trades["pnl"].clip(upper=0).sum()
-    years = len(equity) * pd.Series(equity.index).diff().median() / YEAR
+    years = len(equity) * _step(equity) / YEAR
     return {
         "time_in_market": 100 * float((exposure > 0).mean()),
         "trades": len(trades),

@@ -14,7 +14,7 @@ from btclab.features.spec import Feature, FeatureSpec, resolve_spec
 from btclab.market.candles import validate_candles
 
 # How a value becomes free of the price level, given the value and the close of the same bar.
-FORMS: dict[str, Callable[[pd.Series, pd.Series], pd.Series]] = {
+FORMS: dict[str, Callable[[pd.Series, pd.Series], Any]] = {
     "raw": lambda value, close: value,
     "percent": lambda value, close: value / 100,
     "oscillator": lambda value, close: value / 50 - 1,

@@ -69,7 +69,8 @@ class Folds:
         two = first + int((bars - first) * (train + validation))
         if min(one - first, two - one, bars - two) - horizon < MIN_TARGETS // 2 or one - first < MIN_TARGETS:
             raise TooFewBars(
-                f"{bars:,} bars are too few: {first:,} warm up the features and the window, and the folds need {MIN_TARGETS} targets or more. "
+                f"{bars:,} bars are too few: {first:,} warm up the features and the window, "
+                f"and the folds need {MIN_TARGETS} targets or more. "
                 f"Give at least {first + int(MIN_TARGETS / min(train, validation, 1 - train - validation)) + horizon:,} bars."
             )
         return cls(slice(first, one - horizon), slice(one, two - horizon), slice(two, bars - horizon))

@@ -66,6 +66,10 @@ def validate_candles(candles: pd.DataFrame, timeframe: str | None = None) -> pd.
             "Rename yours to open, high, low, close, volume."
         )
     for name in COLUMNS:
+        if list(candles.columns).count(name) > 1:
+            raise CandleError(
+                f"Column {name!r} comes twice; keep one, e.g. candles.loc[:, ~candles.columns.duplicated()]."
+            )
         if candles[name].dtype != np.float64:
             raise CandleError(f"Column {name!r} has type {candles[name].dtype}; use float64: candles.astype(float).")
     open_, high, low, close, volume = (candles[name].to_numpy() for name in COLUMNS)
@@ -96,6 +100,8 @@ def _check_index(candles: pd.DataFrame) -> None:
         raise CandleError(f'Timestamps are in {index.tz}: convert them with candles.tz_convert("UTC").')
     if len(index) == 0:
         raise TooFewBars("There are no bars at all.")
+    if index.hasnans:
+        raise CandleError(f"Row {int(index.isna().argmax())} has no timestamp (NaT). Fill it in or drop the row.")
     if index.has_duplicates:
         first = index[index.duplicated()][0]
         raise CandleError(
@@ -149,6 +155,8 @@ def utc(moment: object) -> pd.Timestamp:
         stamp = pd.Timestamp(moment)  # type: ignore[arg-type]
     except (ValueError, TypeError) as error:
         raise CandleError(f"{moment!r} is not a time; write e.g. 2024-01-31 or 2024-01-31T12:00.") from error
+    if pd.isna(stamp):
+        raise CandleError(f"{moment!r} is not a time; write e.g. 2024-01-31 or 2024-01-31T12:00.")
     return stamp.tz_localize("UTC") if stamp.tz is None else stamp.tz_convert("UTC")
 
 
@@ -181,7 +189,8 @@ def resample(candles: pd.DataFrame, timeframe: str) -> pd.DataFrame:
     how = {"open": "first", "high": "max", "low": "min", "close": "last", "volume": "sum"}
     bars = candles[COLUMNS].resample(timeframe_delta(new)).agg(how).dropna()
     reached = close_times(candles)[-1]
-    whole = (bars.index >= candles.index[0]) & (bars.index + timeframe_delta(new) <= reached)
+    opened = pd.DatetimeIndex(bars.index)
+    whole = (opened >= candles.index[0]) & (opened + timeframe_delta(new) <= reached)
     bars = bars[whole]
     bars.attrs = {**candles.attrs, "timeframe": new}
     return validate_candles(bars, new)

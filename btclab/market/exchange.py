@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -24,7 +24,8 @@ class ExchangeSource:
             raise unknown("source", name, ccxt.exchanges, "Or file:PATH, simulated:SEED, store:EXCHANGE.")
         self.name = name
         self._failures = (ccxt.BaseError,)
-        options = {"enableRateLimit": True, "timeout": int(settings().market.timeout_s * 1000)}
+        timeout = int(settings().market.timeout_s * 1000)
+        options = {"enableRateLimit": True, "enableLastJsonResponse": True, "timeout": timeout}
         self._client: Any = getattr(ccxt, name)(options)
         self._client.options["fetchMarkets"] = {"types": ["spot"]}
         base = settings().market.exchange_urls.get(name)
@@ -49,31 +50,35 @@ class ExchangeSource:
         with bar:
             while since < end:
                 page = self._page(symbol, timeframe, since, limit)
-                page = page[(page.index >= since) & (page.index < end)]
+                page = page[page.index >= since]
+                # Bars from `end` on tell that there are none before them: a span before the listing is one request.
+                reached = page.index[-1] + step if len(page) else since + limit * step
+                page = page[page.index < end]
                 if len(page):
                     yield page
-                reached = page.index[-1] + step if len(page) else since + limit * step
                 bar.update((min(reached, end) - since) // step)
                 since = reached
 
     def _page_size(self, symbol: str) -> int:
         """Bars that the exchange gives in one answer; asks it for its markets on the way."""
-        try:
-            self._client.load_markets()
-        except self._failures as error:
-            raise self._unavailable(error) from error
+        self._ask(self._client.load_markets)
         if symbol not in self._client.markets:
-            raise DataUnavailable(f"{self.name}: does not list {symbol}. Name another market: --symbol BTC/USD")
+            raise DataUnavailable(f"{self.name}: does not list {symbol}. Name another market: --symbol BTC/USD.")
         return self._client.feature_value(symbol, "fetchOHLCV", "limit", 500) or 500
 
-    def _unavailable(self, error: Exception) -> DataUnavailable:
-        return DataUnavailable(f"{self.name}: {_reason(error)}")
+    def _ask(self, what: Callable[..., Any], *arguments: object) -> Any:
+        """The answer of the exchange. A page of HTML (a login, a proxy) is none: ccxt would take it for no bars."""
+        try:
+            answer = what(*arguments)
+        except self._failures as error:
+            raise DataUnavailable(f"{self.name}: {_reason(error)}.") from error
+        text = self._client.last_http_response
+        if text is not None and self._client.last_json_response is None:
+            raise DataUnavailable(f"{self.name}: did not answer in JSON but with {text[:80]!r}.")
+        return answer
 
     def _page(self, symbol: str, timeframe: str, since: pd.Timestamp, limit: int) -> pd.DataFrame:
-        try:
-            rows = self._client.fetch_ohlcv(symbol, timeframe, int(since.timestamp() * 1000), limit)
-        except self._failures as error:
-            raise self._unavailable(error) from error
+        rows = self._ask(self._client.fetch_ohlcv, symbol, timeframe, int(since.timestamp() * 1000), limit)
         frame = pd.DataFrame(rows, columns=["timestamp", *COLUMNS]).astype(float)
         frame.index = pd.DatetimeIndex(
             pd.to_datetime(frame.pop("timestamp").astype("int64"), unit="ms", utc=True), name="timestamp"
@@ -102,4 +107,4 @@ def _reason(error: Exception) -> str:
     while root.__cause__ or root.__context__:
         root = root.__cause__ or root.__context__ or root
     text = " ".join(str(error if root is error else root).split())
-    return f"{type(error).__name__}: {text[:160]}"
+    return f"{type(error).__name__}: {text[:160].rstrip('.')}"

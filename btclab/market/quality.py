@@ -15,7 +15,7 @@ def gaps(candles: pd.DataFrame) -> pd.DataFrame:
     step = timeframe_delta(timeframe_of(candles))
     index = pd.DatetimeIndex(candles.index)
     jumps = np.flatnonzero(np.diff(index) > step)
-    missing = [(index[i + 1] - index[i]) // step - 1 for i in jumps]
+    missing = (index[jumps + 1] - index[jumps]) // step - 1
     return pd.DataFrame({"start": index[jumps] + step, "end": index[jumps + 1] - step, "bars": missing})
 
 
@@ -34,8 +34,11 @@ def quality_summary(candles: pd.DataFrame) -> pd.DataFrame:
     step = timeframe_delta(timeframe_of(candles))
     expected = (candles.index[-1] - candles.index[0]) // step + 1
     holes, flats = gaps(candles), flat_stretches(candles)
-    moves = candles["close"].pct_change()
-    largest = moves.abs().idxmax()
+    moves = candles["close"].pct_change().to_numpy()[1:]
+    largest = "–"  # of a single bar
+    if len(moves):
+        i = int(np.abs(moves).argmax())
+        largest = f"{100 * moves[i]:+.1f} at {candles.index[i + 1]:%Y-%m-%d %H:%M}"
     rows = [
         ("bars", f"{len(candles):,}", "bars"),
         ("coverage", f"{100 * len(candles) / expected:.3f}", "% of the bars between first and last"),
@@ -43,6 +46,6 @@ def quality_summary(candles: pd.DataFrame) -> pd.DataFrame:
         ("longest gap", f"{int(holes['bars'].max()) if len(holes) else 0:,}", "bars"),
         ("flat-filled", f"{int(flats['bars'].sum()):,} in {len(flats):,} stretches", "bars"),
         ("zero volume", f"{int((candles['volume'] == 0).sum()):,}", "bars"),
-        ("largest move", f"{100 * moves[largest]:+.1f} at {largest:%Y-%m-%d %H:%M}", "% in one bar"),
+        ("largest move", largest, "% in one bar"),
     ]
     return pd.DataFrame(rows, columns=["finding", "value", "unit"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import parse_qsl
 
+import numpy as np
 import pandas as pd
 
 from btclab.errors import DataUnavailable, InputError, TooFewBars
@@ -14,6 +15,8 @@ from btclab.market.importing import read_candle_file
 from btclab.market.simulated import parse_simulated, simulate_candles
 from btclab.market.store import read_candles, save_candles
 from btclab.settings import settings
+
+NEAR = 500  # holes this many bars apart or less are fetched together: most exchanges answer with a page this long
 
 
 def load_candles(
@@ -73,31 +76,46 @@ def fetch_candles(
     last = min(utc(end), now) if end is not None else now
     stored = read_candles(source, symbol, timeframe)
     step = timeframe_delta(timeframe)
-    missing = (
-        [(first, last)]
-        if stored is None
-        else [(first, min(last, stored.index[0])), (max(first, stored.index[-1] + step), last)]
-    )
     try:
-        for lower, upper in missing:
-            if upper - lower >= step:
-                for page in exchange.fetch(symbol, timeframe, lower, upper):
-                    save_candles(page, source, symbol, timeframe)
+        for lower, upper in _missing(stored, first.ceil(step), min(last.ceil(step), now.floor(step)), step):
+            for page in exchange.fetch(symbol, timeframe, lower, upper):
+                save_candles(page, source, symbol, timeframe)
     except DataUnavailable as error:
         held = "" if stored is None else f" What is stored up to {stored.index[-1]} can be had as store:{source}."
-        raise DataUnavailable(f"{error}.{held}") from error
+        raise DataUnavailable(f"{error}{held}") from error
     candles = read_candles(source, symbol, timeframe)
     if candles is None:
         raise DataUnavailable(f"{source}: no bars of {symbol} {timeframe} between {first} and {last}.")
     return candles
 
 
+def _missing(
+    stored: pd.DataFrame | None, lower: pd.Timestamp, upper: pd.Timestamp, step: pd.Timedelta
+) -> list[tuple[pd.Timestamp, pd.Timestamp]]:
+    """Spans [from, to) of open times in [lower, upper) to ask for: before, after and between the stored bars.
+
+    Holes are asked for again: an earlier fetch may have been interrupted, or have asked for another span.
+    """
+    if lower >= upper:
+        return []
+    held = pd.DatetimeIndex([]).tz_localize("UTC") if stored is None else pd.DatetimeIndex(stored.index)
+    edges = held[(held >= lower) & (held < upper)].insert(0, lower - step)
+    edges = edges.insert(len(edges), upper)
+    spans: list[tuple[pd.Timestamp, pd.Timestamp]] = []
+    for i in np.flatnonzero(np.diff(edges) > step).tolist():
+        start = edges[i] + step
+        if spans and start - spans[-1][1] <= NEAR * step:
+            start = spans.pop()[0]
+        spans.append((start, edges[i + 1]))
+    return spans
+
+
 def _from_file(text: str, timeframe: str, symbol: str) -> pd.DataFrame:
     name, _, query = text.partition("?")
-    options = dict(parse_qsl(query))
+    options = dict(parse_qsl(query, keep_blank_values=True))
     if set(options) - {"tz"}:
         raise InputError(f"Unknown option in file:{text}; only tz is known, e.g. file:{name}?tz=UTC.")
-    candles = read_candle_file(Path(name).expanduser(), options.get("tz"))
+    candles = read_candle_file(Path(name).expanduser(), options.get("tz") or None)
     simulated = "simulated" in Path(name).name  # an exported simulated market keeps its name: see Promise 2
     held = timeframe_of(candles)
     candles.attrs = {"source": f"file:{Path(name).name}", "symbol": symbol, "timeframe": held, "simulated": simulated}

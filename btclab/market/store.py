@@ -42,13 +42,13 @@ def _merge(path: Path, bars: pd.DataFrame) -> None:
         bars = pd.concat([_read(path), bars])
         bars = bars[~bars.index.duplicated(keep="last")].sort_index()
     bars.attrs = {}
-    write_atomically(path, bars.to_parquet)
+    write_atomically(path, lambda aside: bars.to_parquet(aside, write_page_checksum=True))
 
 
 def _read(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:
+        return validate_candles(pd.read_parquet(path, page_checksum_verification=True))
+    except (OSError, ValueError, KeyError) as error:  # KeyError: damaged metadata
         raise StorageError(f"{path} cannot be read ({error}). Move it away and fetch that year again.") from error
 
 

@@ -16,6 +16,7 @@ import platform
 import secrets
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -141,11 +142,12 @@ def _as_type(key: str, value: Any, type_name: str) -> Any:
     try:
         if type_name == "int" and float(value) != int(float(value)):
             raise wrong
-        return {"int": lambda v: int(float(v)), "float": float, "str": str}[type_name](value)
+        return _READERS[type_name](value)
     except (ValueError, TypeError, OverflowError):
         raise wrong from None
 
 
+_READERS: dict[str, Callable[[Any], Any]] = {"int": lambda value: int(float(value)), "float": float, "str": str}
 _EXAMPLES = {"int": "3", "float": "0.5", "bool": "true", "str": "text"}
 
 
@@ -202,7 +204,8 @@ def run_notebook(
         _write_html(folder, description)
     if problem:
         raise RunFailed(
-            f"{name} failed in cell {problem['cell']} ({problem['section']}): {problem['message']}\nThe notebook is kept: {folder / NOTEBOOK}",
+            f"{name} failed in cell {problem['cell']} ({problem['section']}): {problem['message']}\n"
+            f"The notebook is kept: {folder / NOTEBOOK}",
             exit_code_of(problem["name"]),
         )
     return Run(folder, description)
@@ -215,33 +218,32 @@ def _execute(
     import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
-    from traitlets.config import Config
 
     cells = nbformat.read(source, as_version=4).cells
-    headings = _headings(cells)
+    headings, places = _headings(cells), {cell["id"]: place for place, cell in enumerate(cells)}
 
     def begin(cell: Any, cell_index: int) -> None:
-        place = next((i for i, known in enumerate(cells) if known.get("id") == cell.get("id")), 0)
-        if on_step:
+        place = places.get(cell["id"])  # the cell that papermill puts in for the parameters has none
+        if on_step and place is not None:
             on_step(Step(place + 1, len(cells), headings[place]))
 
     aside = folder / ".running.ipynb"
     try:
-        with _quiet(), warnings.catch_warnings():
+        with _private_kernel() as config, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             papermill.execute_notebook(
                 str(source),
                 str(aside),
                 parameters=parameters,
                 progress_bar=False,
-                config=Config({"KernelManager": {"transport": "ipc"}}),  # no port open to others on this machine
+                config=config,
                 cwd=os.getcwd(),
                 kernel_name="python3",
                 on_cell_start=begin,
             )
     except papermill.PapermillExecutionError as error:
-        failed = _failing_cell(aside)
-        return {"cell": failed[0], "section": failed[1], "name": error.ename, "message": error.evalue}
+        place = places.get(_failing_cell(aside), 0)
+        return {"cell": place + 1, "section": headings[place], "name": error.ename, "message": error.evalue}
     except DeadKernelError as error:
         return {
             "cell": 0,
@@ -256,17 +258,24 @@ def _execute(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the kernel's own chatter (debugger hints, connection notes) out of the user's terminal."""
-    before = os.environ.get("PYDEVD_DISABLE_FILE_VALIDATION")
-    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+def _private_kernel() -> Iterator[Any]:
+    """Configuration of a kernel that talks over a socket file of its own: no port open to others on this machine.
+
+    The debugger's hints are kept out of the user's terminal.
+    """
+    from traitlets.config import Config
+
+    name = "PYDEVD_DISABLE_FILE_VALIDATION"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
     try:
-        yield
+        with tempfile.TemporaryDirectory(prefix="btclab-") as folder:
+            yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
     finally:
         if before is None:
-            del os.environ["PYDEVD_DISABLE_FILE_VALIDATION"]
+            del os.environ[name]
         else:
-            os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = before
+            os.environ[name] = before
 
 
 def _headings(cells: list[Any]) -> list[str]:
@@ -280,18 +289,14 @@ def _headings(cells: list[Any]) -> list[str]:
     return result
 
 
-def _failing_cell(path: Path) -> tuple[int, str]:
+def _failing_cell(path: Path) -> str | None:
+    """The id of the first cell of an executed notebook that ended in an error."""
     import nbformat
 
-    cells = [
-        c
-        for c in nbformat.read(path, as_version=4).cells
-        if "papermill-error-cell-tag" not in c.metadata.get("tags", [])
-    ]
-    for place, cell in enumerate(cells):
+    for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "code" and any(output.output_type == "error" for output in cell.outputs):
-            return place + 1, _headings(cells)[place]
-    return 0, "before the first cell"
+            return str(cell["id"])
+    return None
 
 
 def _recorded(path: Path) -> dict[str, Any]:
@@ -309,7 +314,8 @@ def _write_html(folder: Path, description: dict[str, Any]) -> None:
     if (folder / NOTEBOOK).exists():
         facts = {"run": description["id"], "status": description["status"], "took": f"{description['seconds']} s"}
         facts |= {"source": Run(folder, description).source, "code": description["revision"] or "unknown"}
-        write_report(folder / NOTEBOOK, folder / REPORT, facts)
+        details = {"parameters": description["parameters"], "versions": description["versions"]}
+        write_report(folder / NOTEBOOK, folder / REPORT, facts, details)
 
 
 def _versions() -> dict[str, str]:

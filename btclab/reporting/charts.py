@@ -157,7 +157,7 @@ def equity(results: dict[str, Result], attrs: dict[Any, Any]) -> go.Figure:
         curve = result.equity
         line = {"color": colour, "width": 1.6}
         figure.add_scatter(x=curve.index, y=curve.round(2), name=name, line=line, legendgroup=name, row=1, col=1)
-        fall = (100 * (curve / np.maximum(curve.cummax(), result.initial_cash) - 1)).round(3)
+        fall = (100 * (curve / curve.cummax().clip(lower=result.initial_cash) - 1)).round(3)
         figure.add_scatter(
             x=curve.index,
             y=fall,

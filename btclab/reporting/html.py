@@ -20,8 +20,11 @@ RECORD = "application/vnd.btclab.record+json"  # what a notebook hands to the ru
 NOISE = (RECORD, "application/vnd.jupyter.widget-view+json")
 
 
-def write_report(notebook: Path, target: Path, facts: dict[str, str]) -> Path:
-    """Convert the executed `notebook` to HTML at `target`; `facts` are printed above it (run, source, revision …)."""
+def write_report(notebook: Path, target: Path, facts: dict[str, str], details: dict[str, Any] | None = None) -> Path:
+    """Convert the executed `notebook` to HTML at `target`.
+
+    `facts` (run, source, revision …) are printed above it, `details` (parameters, versions …) can be unfolded there.
+    """
     content = nbformat.read(notebook, as_version=4)
     _drop_noise(content)
     config = Config()
@@ -32,6 +35,7 @@ def write_report(notebook: Path, target: Path, facts: dict[str, str]) -> Path:
         "title": _title(content),
         "figure": PLOTLY,
         "facts": facts,
+        "details": details or {},
         "plotly": get_plotlyjs(),
         "style": (TEMPLATES / "btclab" / "style.css").read_text(encoding="utf-8"),
     }

@@ -18,12 +18,15 @@ if TYPE_CHECKING:  # a checkpoint brings torch, which figures and tables do not 
 def verdict(checkpoint: Checkpoint) -> Markdown:
     """Whether the network beats the naive forecast out of sample."""
     m = checkpoint.metrics
-    interval = f"information coefficient {m['ic']:+.3f}, 95 % interval {m['ic_low']:+.3f} to {m['ic_high']:+.3f}, over {m['bars']:,} unseen bars"
+    interval = (
+        f"information coefficient {m['ic']:+.3f}, 95 % interval {m['ic_low']:+.3f} to {m['ic_high']:+.3f}, "
+        f"over {m['bars']:,} unseen bars"
+    )
     if m["distinguishable"]:
-        words = f"The network has **skill that can be told from luck** ({interval}); its error is {m['error_ratio']:.4f} × that of the naive forecast."
-    else:
-        words = f"The network's skill **cannot be told from zero** ({interval}). Do not trade it: the naive forecast does as well."
-    return Markdown(words)
+        error = f"its error is {m['error_ratio']:.4f} × that of the naive forecast"
+        return Markdown(f"The network has **skill that can be told from luck** ({interval}); {error}.")
+    advice = "Do not trade it: the naive forecast does as well."
+    return Markdown(f"The network's skill **cannot be told from zero** ({interval}). {advice}")
 
 
 def learning(checkpoint: Checkpoint) -> Markdown:
@@ -65,10 +68,13 @@ def performance(own: Result, held: Result) -> Markdown:
 def costs(own: Result, table: pd.DataFrame) -> Markdown:
     """How much of the result the costs take, and where they take all of it."""
     free, paid = table["total_return"].iloc[0], table.loc[table["multiple"] == 1.0, "total_return"].iloc[0]
-    words = f"Without costs the same signals would have returned {free:+.1f} %; fees of {own.costs.fee_bps:g} bps and slippage of {own.costs.slippage_bps:g} bps leave {paid:+.1f} %"
-    positive = table[table["total_return"] > 0]
-    if free > 0 and len(positive) < len(table):
-        words += f"; beyond about {positive['cost_bps'].max():g} bps a side the strategy loses money"
+    words = (
+        f"Without costs the same signals would have returned {free:+.1f} %; fees of {own.costs.fee_bps:g} bps "
+        f"and slippage of {own.costs.slippage_bps:g} bps leave {paid:+.1f} %"
+    )
+    lost = table.loc[table["total_return"] <= 0, "cost_bps"]
+    if free > 0 and len(lost):
+        words += f"; at {lost.min():g} bps a side nothing is left"
     return Markdown(words + ".")
 
 
@@ -90,6 +96,6 @@ def broker_plan(broker: PaperBroker, symbol: str) -> Markdown:
             f"At the next open the broker does **nothing**; the account is worth {broker.equity:,.2f} {quote}."
         )
     return Markdown(
-        f"At the next open the broker will **{preview.side} about {preview.quantity:.6f} BTC** at about {preview.price:,.2f} {quote} "
-        f"(slippage included), fee {preview.fee:,.2f} {quote}."
+        f"At the next open the broker will **{preview.side} about {preview.quantity:.6f} BTC** "
+        f"at about {preview.price:,.2f} {quote} (slippage included), fee {preview.fee:,.2f} {quote}."
     )

@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # a checkpoint brings torch, which figures and tables do not 
 
 def table(frame: pd.DataFrame) -> HTML:
     """`frame` without its index, missing values as a dash."""
+    if frame.empty:
+        return HTML("<p>None.</p>")
     return HTML(frame.to_html(index=False, border=0, na_rep="–", classes="btclab-table", justify="left"))
 
 
@@ -31,8 +33,8 @@ def banner(candles: pd.DataFrame) -> HTML:
     lines = []
     if attrs.get("simulated"):
         lines.append(
-            f"<b>SIMULATED MARKET</b> ({escape(str(attrs.get('source')))}): these prices were drawn by a random number generator. "
-            "They show that the suite works; they say nothing about Bitcoin."
+            f"<b>SIMULATED MARKET</b> ({escape(str(attrs.get('source')))}): these prices were drawn by a random number "
+            "generator. They show that the suite works; they say nothing about Bitcoin."
         )
     if attrs.get("stale"):
         lines.append(f"<b>STALE DATA</b>: {escape(str(attrs['stale']))}. No source could be reached.")
@@ -44,19 +46,20 @@ def banner(candles: pd.DataFrame) -> HTML:
 
 
 def age(candles: pd.DataFrame, now: pd.Timestamp | None = None) -> str:
-    """How long ago the last bar closed, e.g. '35 min' or '2 days 03:10'; 'simulated' for simulated candles."""
+    """How long ago the last bar closed, as `lapse` words it; 'none: simulated' for simulated candles."""
     if candles.attrs.get("simulated"):
         return "none: simulated"
-    passed = (now or pd.Timestamp.now("UTC")) - close_times(candles)[-1]
+    return lapse((now or pd.Timestamp.now("UTC")) - close_times(candles)[-1])
+
+
+def lapse(passed: pd.Timedelta) -> str:
+    """A length of time as a person says it, e.g. '35 min', '3 h 5 min' or '2 days 3 h'."""
     minutes = int(passed.total_seconds() // 60)
     days, rest = divmod(minutes, 1440)
-    return (
-        f"{minutes} min"
-        if minutes < 60
-        else f"{rest // 60} h {rest % 60} min"
-        if not days
-        else f"{days:,} days {rest // 60} h"
-    )
+    if minutes < 60:
+        return f"{minutes} min"
+    hours = f"{rest // 60} h"
+    return f"{days:,} day{'s' if days > 1 else ''} {hours}" if days else f"{hours} {rest % 60} min"
 
 
 def data_window(candles: pd.DataFrame) -> pd.DataFrame:
@@ -193,13 +196,13 @@ def forecast_row(row: pd.Series, candles: pd.DataFrame) -> pd.DataFrame:
 def account(broker: PaperBroker, symbol: str) -> pd.DataFrame:
     """The paper account: cash, position, worth, fees paid so far."""
     base, _, quote = symbol.partition("/")
-    price = broker.last_bar.close if broker.last_bar else 0.0
+    now = broker.summary()
     rows = [
-        ("worth", f"{broker.equity:,.2f}", quote),
-        ("cash", f"{broker.account.cash:,.2f}", quote),
-        ("position", f"{broker.account.position:.6f}", base),
-        ("profit before fees", f"{broker.ledger.gross_pnl(price):+,.2f}", quote),
-        ("fees paid", f"{broker.ledger.fees:,.2f}", quote),
-        ("fills", f"{len(broker.ledger.fills):,}", "executions"),
+        ("worth", f"{now['worth']:,.2f}", quote),
+        ("cash", f"{now['cash']:,.2f}", quote),
+        ("position", f"{now['position']:.6f}", base),
+        ("profit after fees", f"{now['profit']:+,.2f}", quote),
+        ("fees paid", f"{now['fees']:,.2f}", quote),
+        ("fills", f"{now['fills']:,}", "executions"),
     ]
     return pd.DataFrame(rows, columns=["paper account", "value", "unit"])

@@ -50,8 +50,11 @@ class PaperBroker:
     def process(self, bar: Bar, target: float | None) -> Fill | None:
         """Fill what is pending at the open of `bar`, then decide at its close. `target` None: no opinion, keep the last one.
 
-        A bar that was processed before is ignored, so that a repeated bar never trades twice.
+        A bar that was processed before is ignored, so that a repeated bar never trades twice. Raises `InputError` if
+        `target` is outside 0…1.
         """
+        if target is not None and not 0 <= target <= 1:
+            raise InputError(f"Exposure is {target!r}; it must lie in 0…1 (spot, long only), or be None: no opinion.")
         if self.last_bar is not None and bar.timestamp <= self.last_bar.timestamp:
             return None
         self.account, fill = step(self.account, bar, self.pending, self.costs)
@@ -71,7 +74,12 @@ class PaperBroker:
         return step(self.account, Bar(self.last_bar.timestamp, close, close, close, close), self.pending, self.costs)[1]
 
     def replay(self, candles: pd.DataFrame, exposure: pd.Series) -> Iterator[Bar]:
-        """Process every bar of `candles` with the exposure wanted at its close (missing: no opinion); yields each bar done."""
+        """Process every bar of `candles` with the exposure wanted at its close (missing: no opinion); yields each bar done.
+
+        Raises `InputError` if the two have different timestamps.
+        """
+        if not candles.index.equals(exposure.index):
+            raise InputError("candles and exposure have different timestamps; use exposure.reindex(candles.index).")
         prices = (candles[name].tolist() for name in ("open", "high", "low", "close"))
         times = pd.DatetimeIndex(candles.index).as_unit("ns").asi8.tolist()
         for time, open_, high, low, close, target in zip(times, *prices, exposure.tolist(), strict=True):
@@ -84,6 +92,17 @@ class PaperBroker:
         for _ in self.replay(candles, exposure):
             pass
         return list(self.ledger.fills)
+
+    def summary(self) -> dict[str, float]:
+        """Worth, cash, profit after fees and fees paid (quote currency), position (BTC) and the number of fills."""
+        return {
+            "worth": self.equity,
+            "cash": self.account.cash,
+            "position": self.account.position,
+            "profit": self.equity - self.ledger.initial_cash,
+            "fees": self.ledger.fees,
+            "fills": len(self.ledger.fills),
+        }
 
     @property
     def equity(self) -> float:

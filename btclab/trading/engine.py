@@ -41,10 +41,10 @@ def step(account: Account, bar: Bar, order: Order | None, costs: Costs) -> tuple
 
 
 def settle(account: Account, fill: Fill) -> Account:
-    """The account after `fill`. Cash cannot fall below zero by more than the rounding of one float operation."""
+    """The account after `fill`. A buy of all cash leaves exactly 0; cash never falls below it."""
     sign = 1 if fill.side == "buy" else -1
     cash = account.cash - sign * fill.quantity * fill.price - fill.fee
-    if sign > 0 and abs(cash) < 1e-12 * (account.cash + 1):  # all cash was to be spent: what is left is rounding
+    if sign > 0 and abs(cash) < 1e-12 * account.cash:  # all cash was to be spent: what is left is rounding
         cash = 0.0
     return Account(cash, account.position + sign * fill.quantity)
 

@@ -21,7 +21,9 @@ def quantity_to_reach(exposure: float, cash: float, position: float, price: floa
     fee = costs.fee_bps / 10_000
     held, equity = position * price, cash + position * price
     if side == "buy":
-        return max(0.0, (exposure * equity - held) / (1 + exposure * fee) / price)
+        most = cash / (1 + fee)  # in one step from the cash, so that exposure 1 leaves none and no rounding overspends
+        value = most if exposure == 1 else min(most, (exposure * equity - held) / (1 + exposure * fee))
+        return max(0.0, value / price)
     if exposure == 0:
         return position
     return min(position, max(0.0, (held - exposure * equity) / (1 - exposure * fee) / price))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections import deque
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -10,19 +11,27 @@ from btclab.errors import BtclabError
 from btclab.records import Fill
 from btclab.trading.engine import Account
 
-FILL_COLUMNS = ["side", "quantity", "price", "value", "fee", "decided", "exposure"]
-TRADE_COLUMNS = [
-    "entry",
-    "exit",
-    "quantity",
-    "entry_price",
-    "exit_price",
-    "gross_pnl",
-    "fees",
-    "pnl",
-    "return_pct",
-    "bars_open",
-]
+FILL_COLUMNS = {
+    "side": "str",
+    "quantity": "float64",
+    "price": "float64",
+    "value": "float64",
+    "fee": "float64",
+    "decided": "datetime64[ns, UTC]",
+    "exposure": "float64",
+}
+TRADE_COLUMNS = {
+    "entry": "datetime64[ns, UTC]",
+    "exit": "datetime64[ns, UTC]",
+    "quantity": "float64",
+    "entry_price": "float64",
+    "exit_price": "float64",
+    "gross_pnl": "float64",
+    "fees": "float64",
+    "pnl": "float64",
+    "return_pct": "float64",
+    "bars_open": "int64",
+}
 
 
 class LedgerError(BtclabError):
@@ -55,29 +64,38 @@ class Ledger:
         )
 
     def check(self, account: Account, price: float) -> None:
-        """Raise `LedgerError` unless cash + position × price = start + gross P&L − fees, to the cent or 1e-9 of the sums."""
+        """Raise `LedgerError` unless cash + position × price = start + gross P&L − fees, to the cent or 1e-12 of the sums."""
         left, right = account.equity(price), self.initial_cash + self.gross_pnl(price) - self.fees
         turnover = sum(fill.quantity * fill.price for fill in self.fills)
-        if abs(left - right) > max(0.005, 1e-9 * (turnover + abs(left))):
+        if not abs(left - right) <= max(0.005, 1e-12 * (turnover + abs(left))):  # so put, NaN does not pass
             raise LedgerError(f"The account holds {left:.2f}, its ledger says {right:.2f}, at a price of {price:.2f}.")
 
     def fill_table(self) -> pd.DataFrame:
         """One row per fill, indexed by the bar in which it filled: side, quantity (BTC), price, value, fee, decided, exposure."""
-        table = pd.DataFrame(
-            [asdict(fill) for fill in self.fills], columns=["timestamp", *(c for c in FILL_COLUMNS if c != "value")]
+        rows = [
+            (
+                fill.side,
+                fill.quantity,
+                fill.price,
+                fill.quantity * fill.price,
+                fill.fee,
+                _time(fill.decided),
+                fill.exposure,
+            )
+            for fill in self.fills
+        ]
+        times = pd.DatetimeIndex(
+            [_time(fill.timestamp) for fill in self.fills], name="timestamp", dtype="datetime64[ns, UTC]"
         )
-        table["value"] = table["quantity"] * table["price"]
-        table["decided"] = pd.to_datetime(table["decided"], utc=True)
-        table.index = pd.DatetimeIndex(pd.to_datetime(table.pop("timestamp"), utc=True), name="timestamp")
-        return table[FILL_COLUMNS]
+        return pd.DataFrame(rows, index=times, columns=list(FILL_COLUMNS)).astype(FILL_COLUMNS)
 
     def trade_table(self, bar_ns: int) -> pd.DataFrame:
-        """One row per closed lot (first in, first out), fees of both ends included in `pnl`; `bars_open` counts bars of `bar_ns`."""
+        """One row per closed lot (first in, first out); `pnl` is after the fees of both ends, `bars_open` in bars of `bar_ns`."""
         closed, _ = _match(self.fills)
         rows = [
             (
-                pd.Timestamp(t.entry, tz="UTC"),
-                pd.Timestamp(t.exit, tz="UTC"),
+                _time(t.entry),
+                _time(t.exit),
                 t.quantity,
                 t.entry_price,
                 t.exit_price,
@@ -89,7 +107,11 @@ class Ledger:
             )
             for t in closed
         ]
-        return pd.DataFrame(rows, columns=TRADE_COLUMNS)
+        return pd.DataFrame(rows, columns=list(TRADE_COLUMNS)).astype(TRADE_COLUMNS)
+
+
+def _time(ns: int) -> pd.Timestamp:
+    return pd.Timestamp(ns, tz="UTC")
 
 
 @dataclass(frozen=True)
@@ -112,20 +134,23 @@ class _Closed:
 
 def _match(fills: list[Fill]) -> tuple[list[_Closed], list[_Lot]]:
     """FIFO: each sell closes the oldest lots; a fee is shared over its quantity."""
-    lots: list[_Lot] = []
+    lots: deque[_Lot] = deque()
     closed: list[_Closed] = []
+    held = 0.0
     for fill in fills:
         if fill.side == "buy":
             lots.append(_Lot(fill.timestamp, fill.quantity, fill.price, fill.fee))
+            held += fill.quantity
             continue
-        left = fill.quantity
-        while left > 1e-15 * fill.quantity and lots:
-            lot = lots.pop(0)
+        left, dust = fill.quantity, 1e-12 * held  # what is below this is rounding of the sums, not a lot
+        held -= fill.quantity
+        while left > dust and lots:
+            lot = lots.popleft()
             part = min(lot.quantity, left)
             share = part / lot.quantity
             fees = lot.fee * share + fill.fee * part / fill.quantity
             closed.append(_Closed(lot.entry, fill.timestamp, part, lot.price, fill.price, fees))
             left -= part
-            if lot.quantity - part > 1e-12 * lot.quantity:
-                lots.insert(0, _Lot(lot.entry, lot.quantity - part, lot.price, lot.fee * (1 - share)))
-    return closed, lots
+            if lot.quantity - part > dust:
+                lots.appendleft(_Lot(lot.entry, lot.quantity - part, lot.price, lot.fee * (1 - share)))
+    return closed, list(lots)

@@ -41,7 +41,8 @@ def make_signals(candles: pd.DataFrame, forecasts: pd.DataFrame, rules: Rules | 
     """
     if not candles.index.equals(forecasts.index):
         raise InputError(
-            "candles and forecasts have different timestamps; make the forecasts from these candles: bl.forecast(checkpoint, candles)."
+            "candles and forecasts have different timestamps; "
+            "make the forecasts from these candles: bl.forecast(checkpoint, candles)."
         )
     rules = rules or Rules()
     prob_up = forecasts["prob_up"]
@@ -67,8 +68,8 @@ def make_signals(candles: pd.DataFrame, forecasts: pd.DataFrame, rules: Rules | 
 
 def latest_signal(signals: pd.DataFrame, forecasts: pd.DataFrame) -> dict[str, Any]:
     """The newest row as JSON values: the signal, and the forecast behind it; what is missing is None."""
-    row = {**forecasts.iloc[-1].to_dict(), **signals.iloc[-1].to_dict()}
-    plain = {name: None if isinstance(value, float) and np.isnan(value) else value for name, value in row.items()}
+    row: dict[Any, Any] = {**forecasts.iloc[-1].to_dict(), **signals.iloc[-1].to_dict()}
+    plain = {str(name): None if isinstance(value, float) and np.isnan(value) else value for name, value in row.items()}
     return {"bar": signals.index[-1].isoformat(), **plain, "in_sample": bool(row["in_sample"])}
 
 
@@ -81,7 +82,8 @@ def _reasons(forecasts: pd.DataFrame, wish: pd.Series, exposure: pd.Series, rule
             continue
         forecast = f"probability of up {up:.1f} %, expected return {mean:+.1f} bps"
         if np.isnan(wanted):
-            rule = f"between exit {100 * rules.exit:g} % and enter {100 * rules.enter:g} %: keep {'the position' if held else 'cash'}"
+            kept = "the position" if held else "cash"
+            rule = f"between exit {100 * rules.exit:g} % and enter {100 * rules.enter:g} %: keep {kept}"
         elif wanted:
             rule = f"at or above enter {100 * rules.enter:g} %: hold BTC"
         else:

@@ -1,0 +1,68 @@
+"""Folds in time order, scaling from the training fold alone, volatility known at the close."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from btclab.errors import InputError, TooFewBars
+from btclab.features.spec import DEFAULT
+from btclab.forecasting.dataset import CLIP, Folds, Scaler, ewma_volatility, make_inputs
+
+
+def test_folds_follow_each_other_and_purge_the_labels_between_them():
+    folds = Folds.of(bars=10_000, first=1_000, horizon=4, train=0.6, validation=0.2)
+    assert (folds.train, folds.validation, folds.test) == (slice(1000, 6396), slice(6400, 8196), slice(8200, 9996))
+    assert (
+        folds.train.stop - 1 + 4 < folds.validation.start
+    )  # the last training label is known before validation begins
+
+
+@pytest.mark.parametrize(("train", "validation"), [(0.8, 0.2), (0, 0.2), (0.6, -0.1), (1.2, 0.1)])
+def test_fractions_that_leave_no_test_fold_are_refused(train, validation):
+    with pytest.raises(InputError, match="leave room for a test fold"):
+        Folds.of(10_000, 1_000, 1, train, validation)
+
+
+def test_too_few_bars_says_how_many_would_do():
+    with pytest.raises(TooFewBars, match=r"Give at least ([0-9,]+) bars") as caught:
+        Folds.of(1_300, 1_000, 1, 0.6, 0.2)
+    enough = int(str(caught.value).split("at least ")[1].split(" bars")[0].replace(",", ""))
+    assert Folds.of(enough, 1_000, 1, 0.6, 0.2).test.stop == enough - 1
+
+
+def test_the_scaler_knows_only_what_it_was_fitted_on():
+    features = np.random.default_rng(0).normal(3, 2, size=(1000, 2))
+    scaler = Scaler.fit(features[:600])
+    features[600:] += 50
+    np.testing.assert_array_equal(Scaler.fit(features[:600]).mean, scaler.mean)
+    assert np.abs(scaler.apply(features[:600]).mean(axis=0)).max() < 1e-6
+
+
+def test_scaled_features_are_cut_off_and_missing_ones_stay_missing():
+    scaler = Scaler(np.array([0.0, 0.0]), np.array([1.0, 1.0]))
+    assert scaler.apply(np.array([[100.0, np.nan]]))[0].tolist() == pytest.approx([CLIP, np.nan], nan_ok=True)
+
+
+def test_a_feature_that_never_changes_is_left_in_place():
+    assert Scaler.fit(np.full((10, 1), 7.0)).apply(np.array([[7.0]])).tolist() == [[0.0]]
+
+
+def test_volatility_at_t_does_not_change_when_later_bars_are_cut_off(candles):
+    whole, cut = ewma_volatility(candles), ewma_volatility(candles.iloc[:1500])
+    np.testing.assert_array_equal(whole.iloc[:1500].to_numpy(), cut.to_numpy())
+
+
+def test_volatility_does_not_depend_on_where_the_history_begins(candles):
+    later = ewma_volatility(candles.iloc[300:])
+    np.testing.assert_allclose(later.dropna(), ewma_volatility(candles).loc[later.dropna().index], rtol=1e-6)
+
+
+def test_a_forecast_needs_a_complete_window(candles):
+    flawed = candles.copy()
+    flawed.loc[flawed.index[1500:1560], "volume"] = 5.0  # a constant volume has no z-score
+    inputs = make_inputs(flawed, DEFAULT, context=60, horizon=1)
+    missing = ~np.isfinite(inputs.features).all(axis=1)
+    last = np.flatnonzero(missing)[-1]
+    assert not inputs.complete[last : last + 60].any()
+    assert inputs.complete[last + 60]

@@ -1,0 +1,141 @@
+"""`train` and `forecast`: causal, out of sample, honest about skill."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import btclab as bl
+from btclab.errors import CheckpointError, LookAheadError, TooFewBars
+from btclab.features import audit as audit_module
+from btclab.features.build import build_features
+from btclab.forecasting import forecaster
+
+QUANTILES = ["q05", "q25", "q50", "q75", "q95"]
+
+
+@pytest.fixture(scope="module")
+def forecasts(trained, trained_candles):
+    return bl.forecast(trained, trained_candles)
+
+
+def test_one_row_per_bar_with_quantiles_interval_and_prob_up(forecasts, trained_candles):
+    assert forecasts.index.equals(trained_candles.index)
+    assert {*QUANTILES, "mean", "interval_low", "interval_high", "prob_up", "volatility", "in_sample"} <= {*forecasts}
+
+
+@pytest.mark.parametrize("cut", [1500, 4000, 6500])
+def test_forecasts_made_on_candles_cut_at_t_are_equal_at_t(trained, trained_candles, forecasts, cut):
+    known = bl.forecast(trained, trained_candles.iloc[:cut])
+    columns = [name for name in forecasts if name != "in_sample"]
+    np.testing.assert_allclose(
+        known[columns].iloc[-50:].to_numpy(), forecasts[columns].iloc[cut - 50 : cut].to_numpy(), rtol=1e-5, atol=1e-9
+    )
+
+
+def test_changing_later_bars_changes_no_earlier_forecast(trained, trained_candles, forecasts):
+    later = trained_candles.copy()
+    later.iloc[5000:] *= 2.0
+    np.testing.assert_allclose(
+        bl.forecast(trained, later)["prob_up"].iloc[:5000], forecasts["prob_up"].iloc[:5000], atol=1e-6
+    )
+
+
+def test_a_forecast_made_live_equals_the_one_made_in_a_backtest(trained, trained_candles, forecasts):
+    live = bl.forecast(trained, trained_candles.iloc[-1200:]).iloc[-1]
+    assert live["mean"] == pytest.approx(forecasts["mean"].iloc[-1], rel=1e-5, abs=1e-9)
+    assert live["prob_up"] == pytest.approx(forecasts["prob_up"].iloc[-1], abs=1e-6)
+
+
+def test_quantiles_are_ordered_and_the_interval_is_the_outer_pair(forecasts):
+    known = forecasts.dropna()
+    assert (np.diff(known[QUANTILES].to_numpy(), axis=1) >= 0).all()
+    assert (known["interval_low"] == known["q05"]).all()
+    assert (known["interval_high"] == known["q95"]).all()
+
+
+def test_bars_before_the_test_fold_are_called_in_sample(trained, forecasts):
+    assert forecasts["in_sample"].loc[: trained.test_start - pd.Timedelta("1h")].all()
+    assert not forecasts["in_sample"].loc[trained.test_start :].any()
+
+
+def test_out_of_sample_keeps_the_unseen_bars(trained, trained_candles, forecasts):
+    candles, kept = bl.out_of_sample(trained_candles, forecasts)
+    assert candles.index[0] == kept.index[0] == trained.test_start
+    assert candles.attrs["simulated"]
+
+
+def test_out_of_sample_refuses_when_training_has_seen_everything(trained, trained_candles):
+    early = trained_candles.iloc[:2000]
+    with pytest.raises(TooFewBars, match="Training has seen all bars"):
+        bl.out_of_sample(early, bl.forecast(trained, early))
+
+
+def test_forecasts_are_missing_until_the_window_is_complete(forecasts):
+    first = int(np.argmax(forecasts["prob_up"].notna()))
+    assert forecasts["prob_up"].iloc[:first].isna().all()
+    assert forecasts["prob_up"].iloc[first:].notna().all()
+
+
+def test_the_naive_forecast_expects_no_change_at_even_odds(trained, trained_candles):
+    naive = bl.naive_forecast(trained, trained_candles).dropna()
+    assert (naive["mean"] == 0).all()
+    assert (naive["prob_up"] == 0.5).all()
+
+
+def test_two_trainings_with_one_seed_agree_bit_for_bit(trained, trained_candles):
+    again = bl.train(trained_candles, hidden=8, epochs=2, context=24, progress=False)
+    assert again.metrics == trained.metrics
+    assert again.curves == trained.curves
+
+
+def test_the_checkpoint_says_what_it_was_made_from(trained, trained_candles):
+    assert trained.provenance["fingerprint"] == bl.fingerprint(trained_candles)
+    assert trained.market == {"source": "simulated:7", "symbol": "BTC/USDT", "simulated": True, "timeframe": "1h"}
+    assert "passed" in trained.provenance["audit"]
+
+
+def test_the_network_has_not_seen_the_test_fold(trained, trained_candles):
+    altered = trained_candles.copy()
+    altered.loc[trained.test_start :] *= 1.7
+    again = bl.train(altered, hidden=8, epochs=2, context=24, progress=False)
+    assert again.curves == trained.curves
+    assert (again.scaler.mean == trained.scaler.mean).all()
+    assert (again.calibration.residuals == trained.calibration.residuals).all()
+
+
+def test_candles_of_another_timeframe_are_refused(trained, trained_candles):
+    with pytest.raises(CheckpointError, match="trained on 1h bars; these are 4h bars"):
+        bl.forecast(trained, bl.resample(trained_candles, "4h"))
+
+
+@pytest.mark.parametrize("bars", [300, 1000])
+def test_too_few_bars_say_so(trained_candles, bars):
+    with pytest.raises(TooFewBars):
+        bl.train(trained_candles.iloc[:bars], progress=False)
+
+
+def test_a_feature_that_knows_the_future_stops_the_training(trained_candles, monkeypatch):
+    def leaky(candles, context=None, spec="default"):
+        return build_features(candles, spec=spec).assign(log_return_1=candles["close"].pct_change().shift(-1))
+
+    real = audit_module.audit_features
+    monkeypatch.setattr(forecaster, "audit_features", lambda *a, **k: real(*a, **k, build=leaky))
+    with pytest.raises(LookAheadError, match="log_return_1"):
+        bl.train(trained_candles, epochs=1, progress=False)
+
+
+@pytest.mark.slow
+def test_a_sound_pipeline_finds_nothing_where_there_is_nothing():
+    metrics = bl.train(bl.load_candles("simulated:1"), progress=False).metrics
+    assert metrics["ic_low"] < 0 < metrics["ic_high"] or metrics["ic"] == 0
+    assert not metrics["distinguishable"]
+    assert metrics["r2"] < 0.002
+
+
+@pytest.mark.slow
+def test_a_sound_pipeline_finds_a_planted_edge():
+    metrics = bl.train(bl.load_candles("simulated:1?edge=0.05"), progress=False).metrics
+    assert metrics["distinguishable"]
+    assert metrics["error_ratio"] < 1
