@@ -101,7 +101,9 @@ class Dashboard:
         for name, part in parts.items():
             part.add_class(f"btclab-{name}")
         # In the page and not in the Pulse, which loads last: until then the page would stand there naked.
-        style = widgets.HTML(f"<style>{(HERE / 'page.css').read_text(encoding='utf-8')}</style>", layout={"display": "none"})
+        style = widgets.HTML(
+            f"<style>{(HERE / 'page.css').read_text(encoding='utf-8')}</style>", layout={"display": "none"}
+        )
         self.page = widgets.Box([style, *parts.values()])
         self.page.add_class("btclab-page")
 

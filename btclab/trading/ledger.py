@@ -11,7 +11,7 @@ from btclab.errors import BtclabError
 from btclab.records import Fill
 from btclab.trading.engine import Account
 
-FILL_COLUMNS = {
+_FILL_TYPES = {
     "side": "str",
     "quantity": "float64",
     "price": "float64",
@@ -20,7 +20,7 @@ FILL_COLUMNS = {
     "decided": "datetime64[ns, UTC]",
     "exposure": "float64",
 }
-TRADE_COLUMNS = {
+_TRADE_TYPES = {
     "entry": "datetime64[ns, UTC]",
     "exit": "datetime64[ns, UTC]",
     "quantity": "float64",
@@ -32,6 +32,7 @@ TRADE_COLUMNS = {
     "return_pct": "float64",
     "bars_open": "int64",
 }
+FILL_COLUMNS, TRADE_COLUMNS = list(_FILL_TYPES), list(_TRADE_TYPES)
 
 
 class LedgerError(BtclabError):
@@ -87,7 +88,7 @@ class Ledger:
         times = pd.DatetimeIndex(
             [_time(fill.timestamp) for fill in self.fills], name="timestamp", dtype="datetime64[ns, UTC]"
         )
-        return pd.DataFrame(rows, index=times, columns=list(FILL_COLUMNS)).astype(FILL_COLUMNS)
+        return pd.DataFrame(rows, index=times, columns=FILL_COLUMNS).astype(_FILL_TYPES)
 
     def trade_table(self, bar_ns: int) -> pd.DataFrame:
         """One row per closed lot (first in, first out); `pnl` is after the fees of both ends, `bars_open` in bars of `bar_ns`."""
@@ -107,7 +108,7 @@ class Ledger:
             )
             for t in closed
         ]
-        return pd.DataFrame(rows, columns=list(TRADE_COLUMNS)).astype(TRADE_COLUMNS)
+        return pd.DataFrame(rows, columns=TRADE_COLUMNS).astype(_TRADE_TYPES)
 
 
 def _time(ns: int) -> pd.Timestamp:

@@ -103,8 +103,8 @@ def test_what_was_not_recorded_is_called_so_and_not_invented(home: Path) -> None
     )
     dashboard = painted()
     assert "10,000.00 USDT" in dashboard.account.value
-    assert dashboard.account.value.count("not recorded") == 6
-    assert dashboard.signal.value.count("not recorded") == 3  # confidence, expected return, skill
+    assert dashboard.account.value.count("not recorded") == 5
+    assert dashboard.signal.value.count("not recorded") == 2  # confidence and expected return
 
 
 def test_data_go_stale_while_the_page_is_open(home: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is missing or odd: known answers on bars made for it, and the known defects of the real file."""
+"""What is missing or odd: known answers on made candles, and the known defects of the real hours."""
 
 from __future__ import annotations
 
@@ -10,109 +10,148 @@ from hypothesis import strategies as st
 
 from btclab.market.quality import FLAT_STRETCH, flat_stretches, gaps, quality_summary
 
+START = pd.Timestamp("2024-01-01", tz="UTC")
 HOUR = pd.Timedelta("1h")
-MONDAY = pd.Timestamp("2024-01-01", tz="UTC")
 
 
-def bars(count: int = 10, flat: tuple[int, ...] = (), missing: tuple[int, ...] = ()) -> pd.DataFrame:
-    """Hours from Monday; those in `flat` have one price and no volume, those in `missing` are not there."""
-    index = pd.date_range(MONDAY, periods=count, freq="1h", name="timestamp")
+def hours(count: int = 24, missing: tuple[int, ...] = (), flat: tuple[int, ...] = ()) -> pd.DataFrame:
+    """Hours at a steady price of 100 with a range of ±1, but without the `missing` and without range in the `flat` ones."""
+    index = pd.date_range(START, periods=count, freq="h", name="timestamp")
     frame = pd.DataFrame({"open": 100.0, "high": 101.0, "low": 99.0, "close": 100.0, "volume": 1.0}, index=index)
-    frame.iloc[list(flat)] = [100.0, 100.0, 100.0, 100.0, 0.0]
-    frame = frame.drop(index=index[list(missing)])
+    frame.loc[index[list(flat)], ["high", "low"]] = 100.0
     frame.attrs["timeframe"] = "1h"
-    return frame
+    return frame.drop(index=index[list(missing)])
 
 
-def spans(found: pd.DataFrame) -> list[tuple[int, int, int]]:
-    """Start, end (hours since Monday) and bars of each row."""
-    return [((row.start - MONDAY) // HOUR, (row.end - MONDAY) // HOUR, row.bars) for row in found.itertuples()]
+def spans(table: pd.DataFrame) -> list[tuple[int, int, int]]:
+    """Rows of `table` as (first hour, last hour, bars)."""
+    return [((row.start - START) // HOUR, (row.end - START) // HOUR, row.bars) for row in table.itertuples()]
 
 
-def summary(candles: pd.DataFrame) -> dict[str, str]:
+def found(candles: pd.DataFrame) -> dict[str, str]:
     return quality_summary(candles).set_index("finding")["value"].to_dict()
 
 
-def test_whole_candles_have_no_gaps():
-    assert spans(gaps(bars())) == []
+# Gaps
 
 
-def test_gap_is_named_by_its_first_and_last_missing_bar():
-    assert spans(gaps(bars(missing=(2, 5, 6, 7)))) == [(2, 2, 1), (5, 7, 3)]
+@pytest.mark.parametrize(
+    ("missing", "expected"),
+    [
+        ((), []),
+        ((5,), [(5, 5, 1)]),
+        ((5, 6, 7), [(5, 7, 3)]),
+        ((2, 8, 9), [(2, 2, 1), (8, 9, 2)]),
+        ((0, 23), []),  # what lies before the first and after the last bar is no gap
+    ],
+)
+def test_each_hole_has_its_first_and_last_missing_bar(missing, expected):
+    assert spans(gaps(hours(missing=missing))) == expected
+
+
+def test_gaps_of_no_gap_is_an_empty_table():
+    table = gaps(hours())
+    assert list(table.columns) == ["start", "end", "bars"]
+    assert table.empty
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(st.sets(st.integers(1, 38), max_size=30))
-def test_gaps_and_bars_make_the_whole(missing):
-    candles = bars(40, missing=tuple(missing))
-    found = gaps(candles)
-    named = {hour for start, end, _ in spans(found) for hour in range(start, end + 1)}
-    assert named == missing
-    assert found["bars"].sum() + len(candles) == 40
+@given(st.sets(st.integers(1, 22)))
+def test_gaps_are_exactly_the_missing_bars(missing):
+    table = gaps(hours(missing=tuple(missing)))
+    assert {hour for first, last, _ in spans(table) for hour in range(first, last + 1)} == missing
+    assert table["bars"].sum() == len(missing)
 
 
-def test_flat_stretch_is_named_by_its_first_and_last_bar():
-    assert spans(flat_stretches(bars(flat=(3, 4, 5, 6)))) == [(3, 6, 4)]
+# Flat stretches
 
 
-@pytest.mark.parametrize(("length", "count"), [(FLAT_STRETCH - 1, 0), (FLAT_STRETCH, 1)])
-def test_a_few_flat_bars_are_a_market(length, count):
-    assert len(flat_stretches(bars(flat=tuple(range(2, 2 + length))))) == count
+@pytest.mark.parametrize(
+    ("flat", "expected"),
+    [
+        ((), []),
+        ((4, 5), []),  # two quiet hours are a market
+        ((4, 5, 6), [(4, 6, 3)]),
+        ((0, 1, 2, 21, 22, 23), [(0, 2, 3), (21, 23, 3)]),
+        ((4, 5, 7, 8), []),
+        (tuple(range(24)), [(0, 23, 24)]),
+    ],
+)
+def test_flat_stretch_is_three_bars_in_a_row_without_a_range(flat, expected):
+    assert FLAT_STRETCH == 3
+    assert spans(flat_stretches(hours(flat=flat))) == expected
 
 
-def test_flat_stretches_at_both_ends():
-    assert spans(flat_stretches(bars(flat=(0, 1, 2, 7, 8, 9)))) == [(0, 2, 3), (7, 9, 3)]
+# The summary
 
 
-def test_candles_without_flat_bars_have_no_stretch():
-    assert spans(flat_stretches(bars())) == []
-
-
-def test_summary_of_known_defects():
-    candles = bars(20, flat=(1, 10, 11, 12), missing=(4, 6, 7))
-    candles.loc[MONDAY + 15 * HOUR, ["high", "close"]] = 150.0
-    assert summary(candles) == {
-        "bars": "17",
-        "coverage": "85.000",
-        "missing": "3 in 2 gaps",
-        "longest gap": "2",
-        "flat-filled": "3 in 1 stretches",
-        "zero volume": "4",
-        "largest move": "+50.0 at 2024-01-01 15:00",
+def test_summary_of_faultless_candles():
+    assert found(hours()) == {
+        "bars": "24",
+        "coverage": "100.000",
+        "missing": "0 in 0 gaps",
+        "longest gap": "0",
+        "flat-filled": "0 in 0 stretches",
+        "zero volume": "0",
+        "largest move": "+0.0 at 2024-01-01 01:00",
     }
 
 
-def test_largest_move_may_be_a_fall():
-    candles = bars()
-    candles.loc[MONDAY + 3 * HOUR, ["low", "close"]] = 40.0
-    candles.loc[MONDAY + 4 * HOUR :, "close"] = 41.0
-    assert summary(candles)["largest move"] == "-60.0 at 2024-01-01 03:00"
+def test_summary_counts_each_defect():
+    frame = hours(100, missing=(10, 20, 21, 22), flat=(40, 41, 42, 43))
+    frame.iloc[50:52, frame.columns.get_loc("volume")] = 0.0
+    said = found(frame)
+    assert (said["bars"], said["coverage"]) == ("96", "96.000")
+    assert (said["missing"], said["longest gap"]) == ("4 in 2 gaps", "3")
+    assert (said["flat-filled"], said["zero volume"]) == ("4 in 1 stretches", "2")
 
 
-def test_whole_candles_have_nothing_to_report():
-    said = summary(bars())
-    assert (said["coverage"], said["missing"], said["longest gap"]) == ("100.000", "0 in 0 gaps", "0")
-    assert (said["flat-filled"], said["zero volume"]) == ("0 in 0 stretches", "0")
+@pytest.mark.parametrize(("factor", "said"), [(1.10, "+10.0 at 2024-01-01 07:00"), (0.80, "-20.0 at 2024-01-01 07:00")])
+def test_largest_move_has_its_sign_and_its_bar(factor, said):
+    frame = hours()
+    frame.iloc[7:, :4] *= factor
+    assert found(frame)["largest move"] == said
 
 
 def test_a_single_bar_has_no_move():
-    assert summary(bars(1))["largest move"] == "–"
+    assert found(hours(1))["largest move"] == "–"
 
 
 def test_nothing_is_repaired():
-    candles = bars(missing=(4,), flat=(5, 6, 7))
-    before = candles.copy()
-    quality_summary(candles)
-    pd.testing.assert_frame_equal(candles, before)
+    frame = hours(missing=(5,), flat=(8, 9, 10))
+    before = frame.copy()
+    quality_summary(frame)
+    pd.testing.assert_frame_equal(frame, before)
 
 
-def test_known_defects_of_the_real_file(real_file):
-    candles = pd.read_parquet(real_file)
-    (hole,) = gaps(candles).itertuples()
-    assert str(hole.start) == str(hole.end) == "2023-03-24 13:00:00+00:00"
-    assert candles.loc["2023-03-24 12:00:00+00:00", "volume"] == 0
-    halt = flat_stretches(candles).query("start >= '2018-02-08' and end < '2018-02-10'")
-    assert halt["bars"].sum() >= 24
-    filled = candles.loc[halt["start"].iloc[0] : halt["end"].iloc[0]]
-    assert (filled["volume"] == 0).all()
-    assert np.ptp(filled[["open", "high", "low", "close"]].to_numpy()) == 0
+# The real hours
+
+
+@pytest.fixture(scope="module")
+def real(request: pytest.FixtureRequest) -> pd.DataFrame:
+    return pd.read_parquet(request.getfixturevalue("real_file"))
+
+
+def test_the_only_hole_of_the_real_hours_is_the_halt_of_march_2023(real):
+    table = gaps(real)
+    halt = pd.Timestamp("2023-03-24T13:00Z")
+    assert table.to_dict("records") == [{"start": halt, "end": halt, "bars": 1}]
+
+
+def test_the_real_hour_before_the_hole_has_no_volume(real):
+    assert real.loc["2023-03-24T12:00Z", "volume"] == 0
+
+
+def test_the_filled_halt_of_february_2018_is_a_straight_line_and_not_flat(real):
+    """Whoever made the file drew lines from the bar before each halt to the one after: these bars knew the future."""
+    halt = real["2018-02-08T00:00Z":"2018-02-09T10:00Z"]
+    assert len(halt) == 35
+    np.testing.assert_allclose(halt.diff().diff().iloc[2:], 0, atol=1e-6)
+    assert flat_stretches(real).empty
+
+
+def test_summary_of_the_real_hours(real):
+    said = found(real)
+    assert (said["bars"], said["missing"]) == ("64,651", "1 in 1 gaps")
+    assert float(said["coverage"]) == pytest.approx(100 * 64_651 / 64_652, abs=5e-4)
+    assert np.isfinite(float(said["largest move"].split()[0]))

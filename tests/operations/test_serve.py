@@ -10,11 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlencode
 
 import psutil
@@ -62,7 +62,7 @@ class Server:
 
 @contextmanager
 def running(home: Path, *options: str, **environment: str) -> Iterator[Server]:
-    """`btclab dashboard --port 0` on `home`; on leaving it is killed with its kernels if it has not ended."""
+    """`btclab dashboard --port 0` on `home`; on leaving it is ended, with its kernels."""
     process = subprocess.Popen(
         [sys.executable, "-m", "btclab.cli", "dashboard", "--port", "0", *options],
         stdout=subprocess.PIPE,
@@ -70,7 +70,6 @@ def running(home: Path, *options: str, **environment: str) -> Iterator[Server]:
         text=True,
         env={**os.environ, "BTCLAB_HOME": str(home), **environment},
     )
-    children: list[psutil.Process] = []
     try:
         said = ""
         assert process.stdout
@@ -83,15 +82,23 @@ def running(home: Path, *options: str, **environment: str) -> Iterator[Server]:
         password = re.search(r"Password:\s+(\S+)\n", said)
         yield Server(process, int(port[1]), password[1] if password else None, said)
     finally:
-        if process.poll() is None:
-            children = psutil.Process(process.pid).children(recursive=True)
+        _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ask it to end, as a service manager would; kill it and what it started if it does not."""
+    if process.poll() is None:
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
             process.kill()
-        for child in children:
-            if child.is_running():
-                child.kill()
-        process.wait(10)
-        if process.stdout:
-            process.stdout.close()
+            process.wait(5)
+        for child in psutil.wait_procs(children, 5)[1]:
+            child.kill()
+    if process.stdout:
+        process.stdout.close()
 
 
 def gone(process: psutil.Process, within_s: float) -> bool:
@@ -193,7 +200,7 @@ def test_a_kernel_without_a_page_is_ended_however_busy(monkeypatch: pytest.Monke
         ended.append(kernel_id)
 
     monkeypatch.setattr(kernels, "shutdown_kernel", shut_down)
-    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(serve, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     kernels._kernel_connections = {"watched": 1, "lonely": 0}
     for _ in range(2):
         for kernel_id in ("watched", "lonely"):

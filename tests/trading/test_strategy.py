@@ -21,8 +21,7 @@ RULES = Rules(enter=0.6, exit=0.4)
 
 
 def forecasts_of(prob_up, **columns):
-    prices = np.full(len(prob_up), 100.0)
-    candles = make_candles(prices, prices)
+    candles = make_candles([100.0] * len(prob_up), [100.0] * len(prob_up))
     mean = (np.asarray(prob_up, float) - 0.5) / 100
     return candles, pd.DataFrame({"prob_up": np.asarray(prob_up, float), "mean": mean, **columns}, index=candles.index)
 
@@ -127,14 +126,14 @@ probabilities = st.lists(st.one_of(st.floats(0, 1), st.sampled_from([NAN, 0.4, 0
 
 
 @given(probabilities, st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None, derandomize=True)
 def test_a_signal_knows_nothing_later_than_its_bar(prob_up, data):
     cut = data.draw(st.integers(1, len(prob_up) - 1))
     pd.testing.assert_frame_equal(signals_of(prob_up)[:cut], signals_of(prob_up[:cut]), check_freq=False)
 
 
 @given(probabilities)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None, derandomize=True)
 def test_hysteresis_is_a_memory_of_one_bit(prob_up):
     held, expected = 0.0, []
     for value in prob_up:

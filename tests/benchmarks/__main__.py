@@ -1,0 +1,153 @@
+"""`make bench`: what btclab costs in time and memory, as measured now, against named rivals in the same run.
+
+make bench                          simulated market
+make bench ARGS=file:PATH           the same on your candles
+make bench ARGS="file:PATH --no-pipeline"   without the three notebooks
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.utils.data import DataLoader, TensorDataset
+
+import btclab as bl
+from btclab.features.spec import DEFAULT
+from btclab.forecasting.dataset import Scaler, make_inputs, make_targets
+from btclab.forecasting.networks import BaseLSTM
+from btclab.forecasting.training import TrainingOptions, _train_epoch
+
+REPEATS = 3
+
+
+def seconds(work: Callable[[], object], repeats: int = REPEATS) -> float:
+    """Median wall time of `work`."""
+    times = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times)
+
+
+def in_new_process(*words: str) -> float:
+    return seconds(lambda: subprocess.run([sys.executable, *words], check=True, capture_output=True), 5)
+
+
+def imports() -> list[tuple[str, str, str, str]]:
+    """A new interpreter that does nothing, one that imports btclab, one that imports pandas, and the help text."""
+    bare, own = in_new_process("-c", ""), in_new_process("-c", "import btclab")
+    rival, help_text = in_new_process("-c", "import pandas"), in_new_process("-m", "btclab.cli", "--help")
+    return [
+        ("import btclab", f"{own:.3f} s", f"{rival:.3f} s: import pandas", f"{own / rival:.2f} ×"),
+        ("btclab --help", f"{help_text:.3f} s", f"{bare:.3f} s: python -c ''", f"{help_text / bare:.1f} ×"),
+    ]
+
+
+def training(candles: pd.DataFrame) -> list[tuple[str, str, str, str]]:
+    """One epoch over stretches against one over windows of 60 bars in batches of 32, same network and targets."""
+    options = TrainingOptions()
+    inputs = make_inputs(candles, DEFAULT, options.context, 1)
+    targets = make_targets(candles, inputs.volatility, 1)
+    usable = torch.from_numpy(inputs.complete & np.isfinite(targets))
+    features = torch.from_numpy(np.nan_to_num(Scaler.fit(inputs.features).apply(inputs.features)))
+    labels = torch.from_numpy(np.nan_to_num(targets).astype(np.float32))
+    network = BaseLSTM(features.shape[1])
+    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    fold = slice(int(torch.nonzero(usable)[0]), len(candles) - 1)
+    own = seconds(lambda: _train_epoch(network, optimiser, features, labels, usable, fold, options))
+    sample = 8_000  # windows; the whole epoch is scaled up from these
+    windows = features.unfold(0, options.context, 1).transpose(1, 2)[fold.start : fold.start + sample]
+    after = labels[fold.start + options.context - 1 :][: len(windows)]
+    loader = DataLoader(TensorDataset(windows, after), batch_size=32, shuffle=True)
+
+    def textbook() -> None:
+        for window, label in loader:
+            loss = ((network(window)[:, -1] - label) ** 2).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+
+    rival = seconds(textbook, 1) * (fold.stop - fold.start) / len(windows)
+    return [
+        ("one training epoch", f"{own:.2f} s", f"{rival:.1f} s: textbook windows, batch 32", f"1/{rival / own:.0f}"),
+    ]
+
+
+def backtesting(candles: pd.DataFrame) -> list[tuple[str, str, str, str]]:
+    """A moving-average cross through our engine and through backtesting.py."""
+    import warnings
+
+    from backtesting import Strategy
+    from backtesting.lib import FractionalBacktest
+
+    exposure = (candles["close"].rolling(24).mean() > candles["close"].rolling(96).mean()).astype(float)
+    signals = pd.DataFrame({"exposure": exposure})
+
+    class Cross(Strategy):
+        def init(self) -> None:
+            self.want = self.I(lambda: exposure.to_numpy(), plot=False)
+
+        def next(self) -> None:
+            if self.want[-1] > 0 and not self.position:
+                self.buy(size=0.999)
+            elif self.want[-1] == 0 and self.position:
+                self.position.close()
+
+    frame = candles.rename(columns=str.capitalize)
+    frame.index = frame.index.tz_localize(None)
+
+    def other() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            FractionalBacktest(frame, Cross, cash=10_000, commission=0.001).run()
+
+    own, rival = seconds(lambda: bl.backtest(candles, signals)), seconds(other, 1)
+    return [("backtest, metrics included", f"{own:.2f} s", f"{rival:.2f} s: backtesting.py", f"1/{rival / own:.1f}")]
+
+
+def other_steps(candles: pd.DataFrame) -> list[tuple[str, str, str, str]]:
+    return [
+        ("features", f"{seconds(lambda: bl.build_features(candles)):.2f} s", f"{len(DEFAULT.columns)} columns", "–"),
+        ("look-ahead audit", f"{seconds(lambda: bl.audit_features(candles), 1):.2f} s", "–", "–"),
+        ("validation", f"{1000 * seconds(lambda: bl.validate_candles(candles, '1h')):.1f} ms", "–", "–"),
+    ]
+
+
+def pipeline(source: str) -> list[tuple[str, str, str, str]]:
+    """The three notebooks in a home of their own; memory is the largest of all its processes."""
+    with tempfile.TemporaryDirectory() as home:
+        begun = time.perf_counter()
+        words = [sys.executable, "-m", "btclab.cli", "pipeline", "--source", source]
+        subprocess.run(words, check=True, capture_output=True, env={**os.environ, "BTCLAB_HOME": home})
+        took = time.perf_counter() - begun
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+    return [("btclab pipeline", f"{took:.0f} s", f"largest process {peak:.2f} GB", "–")]
+
+
+def main() -> None:
+    source = next((word for word in sys.argv[1:] if not word.startswith("--")), "simulated:1")
+    candles = bl.load_candles(source)
+    rows = imports() + other_steps(candles) + training(candles) + backtesting(candles)
+    if "--no-pipeline" not in sys.argv:
+        rows += pipeline(source)
+    table = Table("what", "btclab", "rival or size", "ratio", title=f"{candles.attrs['source']}, {len(candles):,} bars")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()
