@@ -99,12 +99,21 @@ def signal(run: Run) -> str:
     later = {
         "bar opened": f"{pd.Timestamp(row['bar']):%Y-%m-%d %H:%M} UTC",
         "checkpoint": escape(str(run.results.get("checkpoint") or "")) or MISSING,
+        "its skill": _skill(run.results.get("skill")),
     }
     return _card(
         "Latest signal",
         f'<div class="btclab-big"><span class="btclab-side btclab-{escape(side)}">{escape(side.upper())}</span>'
         f"target {_percent(row.get('exposure'), 0)} BTC</div>{_facts(facts)}{_range(row)}<ul>{reasons}</ul>{_facts(later)}",
     )
+
+
+def _skill(measured: dict[str, Any] | None) -> str:
+    """Whether the checkpoint's forecasts can be told from luck out of sample: a signal without skill must not look like one."""
+    if not measured:
+        return MISSING
+    colour, words = ("up", "told from luck") if measured["distinguishable"] else ("down", "cannot be told from zero")
+    return f'<span class="btclab-{colour}">{words}</span>, IC {measured["ic"]:+.3f}'
 
 
 def _percent(value: float | None, digits: int, signed: bool = False) -> str:

@@ -27,7 +27,7 @@ from typing import Any
 
 from btclab.errors import InputError, RunFailed, StorageError, exit_code_of, unknown
 from btclab.files import write_json
-from btclab.reporting.html import RECORD, write_report
+from btclab.reporting.mime import RECORD
 from btclab.settings import PROJECT, settings
 
 PACKAGES = ("btclab", "numpy", "pandas", "torch", "pandas-ta-classic", "ccxt", "papermill", "plotly")
@@ -91,7 +91,12 @@ def past_runs() -> list[Run]:
 
     found = []
     for path in sorted(settings().runs.glob(f"*/{DESCRIPTION}"), reverse=True):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise StorageError(
+                f"{path} is not JSON ({error}). Move its folder away; the run's notebook is in it."
+            ) from error
         if content["status"] == "running" and not psutil.pid_exists(content["pid"]):
             content["status"] = "killed"
         found.append(Run(path.parent, content))
@@ -311,6 +316,8 @@ def _recorded(path: Path) -> dict[str, Any]:
 
 
 def _write_html(folder: Path, description: dict[str, Any]) -> None:
+    from btclab.reporting.html import write_report
+
     if (folder / NOTEBOOK).exists():
         facts = {"run": description["id"], "status": description["status"], "took": f"{description['seconds']} s"}
         facts |= {"source": Run(folder, description).source, "code": description["revision"] or "unknown"}

@@ -13,11 +13,9 @@ from plotly.offline import get_plotlyjs
 from traitlets.config import Config
 
 from btclab.files import write_atomically
+from btclab.reporting.mime import NOISE, PLOTLY
 
 TEMPLATES = Path(__file__).parent / "templates"
-PLOTLY = "application/vnd.plotly.v1+json"
-RECORD = "application/vnd.btclab.record+json"  # what a notebook hands to the run that executes it
-NOISE = (RECORD, "application/vnd.jupyter.widget-view+json")
 
 
 def write_report(notebook: Path, target: Path, facts: dict[str, str], details: dict[str, Any] | None = None) -> Path:

@@ -8,23 +8,9 @@ from decimal import Decimal, localcontext
 import pandas as pd
 from hypothesis import strategies as st
 
-from btclab.records import Costs
-
 HOUR = pd.Timedelta(hours=1)
 
 
-def candles_of(bars, hours=None):
-    """Hourly candles from (open, close) pairs, from 2021 on or at the given `hours` after its start."""
-    hours = range(len(bars)) if hours is None else hours
-    index = pd.DatetimeIndex([pd.Timestamp("2021-01-01", tz="UTC") + hour * HOUR for hour in hours], name="timestamp")
-    frame = pd.DataFrame(bars, index, ["open", "close"], dtype=float)
-    frame["high"], frame["low"], frame["volume"] = frame.max(axis=1), frame.min(axis=1), 1.0
-    frame.attrs["timeframe"] = "1h"
-    return frame[["open", "high", "low", "close", "volume"]]
-
-
-# Two sessions write these tests at once. AGREED NAMES: make_candles, markets, bps, bands, reference_backtest(candles,
-# exposure, costs, cash, band). The others are kept until the end of 2026-11-22 only; please do not rename any more.
 def make_candles(opens, closes, hours=None):
     """Hourly candles from 2024 on, or at the given `hours` after its start; high and low are the open or the close."""
     hours = range(len(opens)) if hours is None else hours
@@ -35,14 +21,10 @@ def make_candles(opens, closes, hours=None):
     return frame[["open", "high", "low", "close", "volume"]]
 
 
-def signals_of(candles, exposure):
-    return pd.DataFrame({"exposure": exposure}, candles.index, dtype=float)
-
-
 def reference_backtest(candles, exposure, costs, cash, band=None):
     """Equity at each close and all fees paid, in 50 digits. It knows no formula for a quantity: it tries values."""
     with localcontext(prec=50):
-        fee, slip = _exact(costs.feebps) / 10_000, _exact(costs.slippagebps) / 10_000
+        fee, slip = _exact(costs.fee_bps) / 10_000, _exact(costs.slippage_bps) / 10_000
         cash, btc, paid, target, order, equity = _exact(cash), Decimal(0), Decimal(0), Decimal(0), None, []
         for open_, close, wanted in zip(candles["open"], candles["close"], exposure, strict=True):
             if order is not None:
@@ -73,13 +55,12 @@ def _exact(number):
 
 
 bps = st.one_of(st.sampled_from([0.0, 10.0]), st.floats(0, 3_000))
-all_costs = st.builds(Costs, feebps=bps, slippagebps=bps)
 bands = st.one_of(st.none(), st.floats(0.001, 0.5))
 exposures = st.one_of(st.just(math.nan), st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.floats(0, 1))
 
 
 @st.composite
-def histories(draw, jump=2.0, wanted=exposures):
+def markets(draw, jump=2.0, wanted=exposures):
     """Random candles and an exposure for each (NaN: no opinion).
 
     Prices start between 0.0001 and 1,000,000, jump by up to a factor 10^`jump` between and within bars, and stay within
@@ -90,16 +71,14 @@ def histories(draw, jump=2.0, wanted=exposures):
         draw(st.floats(-4, 6)),
         draw(st.lists(st.tuples(move, move, st.integers(1, 4)), min_size=2, max_size=25)),
     )
-    level, hour, bars, hours = start, 0, [], []
+    level, hour, opens, closes, hours = start, 0, [], [], []
     for gap, body, wait in moves:
         open_ = min(start + 3, max(start - 3, level + gap))
         level = min(start + 3, max(start - 3, open_ + body))
-        bars.append((10**open_, 10**level))
+        opens.append(10**open_)
+        closes.append(10**level)
         hours.append(hour)
         hour += wait
-    candles = candles_of(bars, hours)
+    candles = make_candles(opens, closes, hours)
     path = draw(st.lists(wanted, min_size=len(candles), max_size=len(candles)))
     return candles, pd.Series(path, candles.index, dtype=float, name="exposure")
-
-
-markets = histories

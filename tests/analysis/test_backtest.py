@@ -190,9 +190,13 @@ def test_the_metrics_agree_with_the_curve_and_the_fills(candles):
     assert result.metrics["time_in_market"] == pytest.approx(100 * (result.exposure > 0).mean())
 
 
-@given(markets(jump=0.2), st.lists(st.floats(0, 2_000), min_size=2, max_size=4).map(sorted), st.booleans())
+all_or_nothing = markets(jump=0.2, wanted=st.sampled_from([0.0, 1.0, NAN]))
+
+
+@given(all_or_nothing, st.lists(st.floats(0, 2_000), min_size=2, max_size=4).map(sorted), st.booleans())
 @settings(max_examples=30, deadline=None, derandomize=True)
 def test_higher_costs_never_earn_more(market, levels, fee):
+    """All in or all out: between other exposures, costs can stop a small trade that would have lost."""
     candles, exposure = market
     ends = [
         bl.backtest(candles, exposure.to_frame(), Costs(*((level, 5) if fee else (10, level)))).equity.iloc[-1]

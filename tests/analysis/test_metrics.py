@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import brentq
 from scipy.stats import kurtosis, norm, skew
 
 from btclab.analysis.metrics import UNITS, deflated_sharpe, equity_metrics, rename_in_sample, trade_metrics
@@ -71,6 +72,14 @@ def test_a_missing_bar_does_not_change_the_length_of_the_others():
     )
 
 
+def test_ratios_agree_with_the_published_ones_of_empyrical():
+    """`mixed_returns` of empyrical's tests (quantopian): 252 days a year there, and n−1 below its Sharpe ratio."""
+    metrics = equity_metrics(curve(100 * np.cumprod(1 + np.array([1, 10, -4, 2, 3, 2, 1, -10]) / 100)), 100.0)
+    assert metrics["sharpe"] == pytest.approx(1.7238613961706866 * math.sqrt(365 / 252) * math.sqrt(8 / 7))
+    assert metrics["sortino"] == pytest.approx(2.605531251673693 * math.sqrt(365 / 252))
+    assert metrics["max_drawdown"] == pytest.approx(-10.0)
+
+
 def test_max_drawdown_is_the_deepest_fall_from_a_peak(worked):
     assert worked["max_drawdown"] == pytest.approx(-10.0)
 
@@ -123,7 +132,7 @@ def returns():
 
 
 def probabilistic(returns, threshold=0.0):
-    """Bailey and López de Prado (2012), "The Sharpe Ratio Efficient Frontier", eq. 14, with scipy's moments."""
+    """Bailey and López de Prado (2012), "The Sharpe Ratio Efficient Frontier", with scipy's moments."""
     ratio = returns.mean() / returns.std(ddof=1)
     spread = 1 - skew(returns) * ratio + (kurtosis(returns, fisher=False) - 1) / 4 * ratio**2
     return norm.cdf((ratio - threshold) * np.sqrt((len(returns) - 1) / spread))
@@ -135,10 +144,30 @@ def test_with_one_trial_it_is_the_probabilistic_sharpe_ratio(returns):
 
 @pytest.mark.parametrize("trials", [2, 10, 1_000])
 def test_the_threshold_is_the_expected_best_of_the_trials(returns, trials):
-    # Bailey and López de Prado (2014), "The Deflated Sharpe Ratio", eq. 6 and 9, the trials' ratios spread by 1/√(n−1)
+    # Bailey and López de Prado (2014), "The Deflated Sharpe Ratio", the trials' ratios spread by 1/√(n−1)
     gumbel = (1 - np.euler_gamma) * norm.ppf(1 - 1 / trials) + np.euler_gamma * norm.ppf(1 - 1 / (trials * np.e))
     expected = probabilistic(returns, gumbel / np.sqrt(len(returns) - 1))
     assert deflated_sharpe(returns, trials) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_worked_example_of_bailey_and_lopez_de_prado():
+    """ "The Deflated Sharpe Ratio" (2014), the numerical example: a probability of 0.9004 for the best of 100 trials.
+
+    Its returns: 1,250 days (250 a year), Sharpe ratio 2.5 a year, skew −3, kurtosis 10. Only two different values can have
+    kurtosis = skew² + 1: 1,145 gains and 105 losses. Its trials' ratios have the variance ½ a year; ours have 1/(n−1), so
+    that as many more trials are asked for as lift the threshold to its 0.1132 a day.
+    """
+    two = np.repeat([0.01, -0.03], [1_145, 105])
+    two += 2.5 / math.sqrt(250) * two.std(ddof=1) - two.mean()
+    assert (skew(two), kurtosis(two, fisher=False)) == pytest.approx((-3, 10), abs=0.01)
+
+    def expected_best(trials):
+        return (1 - np.euler_gamma) * norm.isf(1 / trials) + np.euler_gamma * norm.isf(1 / (trials * np.e))
+
+    threshold = expected_best(100) * math.sqrt(1 / 2 / 250)
+    assert threshold == pytest.approx(0.1132, abs=5e-5)
+    trials = round(brentq(lambda count: expected_best(count) / math.sqrt(1_249) - threshold, 100, 1e6))
+    assert deflated_sharpe(two, trials) == pytest.approx(0.9004, abs=5e-4)
 
 
 def test_the_expected_best_is_what_skill_less_trials_show():

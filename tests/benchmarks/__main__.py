@@ -98,7 +98,7 @@ def backtesting(candles: pd.DataFrame) -> list[tuple[str, str, str, str]]:
 
     class Cross(Strategy):
         def init(self) -> None:
-            self.want = self.I(lambda: exposure.to_numpy(), plot=False)
+            self.want = self.I(exposure.to_numpy, plot=False)
 
         def next(self) -> None:
             if self.want[-1] > 0 and not self.position:

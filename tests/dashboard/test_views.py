@@ -104,7 +104,7 @@ def test_what_was_not_recorded_is_called_so_and_not_invented(home: Path) -> None
     dashboard = painted()
     assert "10,000.00 USDT" in dashboard.account.value
     assert dashboard.account.value.count("not recorded") == 5
-    assert dashboard.signal.value.count("not recorded") == 2  # confidence and expected return
+    assert dashboard.signal.value.count("not recorded") == 3  # confidence, expected return and skill
 
 
 def test_data_go_stale_while_the_page_is_open(home: Path) -> None:
@@ -165,12 +165,12 @@ def test_the_task_shows_new_runs_and_errors_and_recovers(home: Path) -> None:
         broken = home / "papermill_runs" / "20261123T000000Z_signal_000009" / "run.json"
         broken.parent.mkdir()
         broken.write_text("{")
-        await until_said("JSONDecodeError")
+        await until_said("is not JSON")
         assert "HOLD" in words(dashboard)
         beat = dashboard.pulse.beat
         broken.unlink()
         async with asyncio.timeout(10):
-            while "JSONDecodeError" in words(dashboard):
+            while "is not JSON" in words(dashboard):
                 await asyncio.sleep(0.01)
         assert dashboard.pulse.beat > beat
         task.cancel()

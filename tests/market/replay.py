@@ -100,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
             replay.asked.append(query)
             content = replay.page(query)
         else:
-            return self._answer(404, "{}")
+            content = None
         mood = replay.mood if len(replay.asked) > replay.patience or not replay.patience else None
         if mood in REFUSALS:
             return self._answer(int(mood), json.dumps(REFUSALS[mood]))
@@ -108,6 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(200, "<html><body>Please log in to this network.</body></html>", "text/html")
         if mood == "closed":
             return None  # the connection ends without a word
+        if content is None:
+            return self._answer(404, "{}")
         if mood in ODD:
             content = ODD[mood]
         elif address.path.endswith("klines"):

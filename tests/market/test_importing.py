@@ -81,8 +81,8 @@ def test_capitals_order_and_other_columns_do_not_matter(folder, week):
     assert fingerprint(read_candle_file(folder / "week.csv")) == fingerprint(week)
 
 
-@pytest.mark.parametrize("unit", ["s", "ms"])
-def test_numbers_are_seconds_or_milliseconds_by_their_size(folder, week, unit):
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_numbers_are_seconds_or_their_fractions_by_their_size(folder, week, unit):
     in_epoch(week, unit).to_csv(folder / "week.csv")
     assert fingerprint(read_candle_file(folder / "week.csv")) == fingerprint(week)
 
@@ -271,6 +271,16 @@ def test_wrong_row_is_named(folder, row, said):
 def test_bars_off_the_hour(folder, week):
     week.set_axis(week.index + pd.Timedelta("7min")).rename_axis("timestamp").to_csv(folder / "week.csv")
     assert "does not start on a whole 1h" in refusal(folder / "week.csv")
+
+
+def test_a_unit_that_changes(folder, week):
+    pd.concat([in_epoch(week.iloc[:80], "ms"), in_epoch(week.iloc[80:], "us")]).to_csv(folder / "week.csv")
+    assert "change their unit (ms and us)" in refusal(folder / "week.csv")
+
+
+def test_rows_longer_than_the_header(folder):
+    (folder / "long.csv").write_text(HEADER + "2021-01-01T00:00Z,1,1,1,1,1,9\n2021-01-01T01:00Z,1,1,1,1,1,9\n")
+    assert "more values than its header" in refusal(folder / "long.csv")
 
 
 def test_offsets_that_change(folder):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from btclab.market.quality import FLAT_STRETCH, flat_stretches, gaps, quality_summary
+from btclab.market.quality import FLAT_STRETCH, flat_stretches, gaps, interpolated_stretches, quality_summary
 
 START = pd.Timestamp("2024-01-01", tz="UTC")
 HOUR = pd.Timedelta("1h")
@@ -92,6 +92,7 @@ def test_summary_of_faultless_candles():
         "missing": "0 in 0 gaps",
         "longest gap": "0",
         "flat-filled": "0 in 0 stretches",
+        "interpolated": "0 in 0 stretches",
         "zero volume": "0",
         "largest move": "+0.0 at 2024-01-01 01:00",
     }
@@ -148,6 +149,12 @@ def test_the_filled_halt_of_february_2018_is_a_straight_line_and_not_flat(real):
     assert len(halt) == 35
     np.testing.assert_allclose(halt.diff().diff().iloc[2:], 0, atol=1e-6)
     assert flat_stretches(real).empty
+    longest = interpolated_stretches(real).sort_values("bars").iloc[-1]
+    assert (str(longest["start"]), str(longest["end"])) == ("2018-02-08 02:00:00+00:00", "2018-02-09 10:00:00+00:00")
+
+
+def test_simulated_hours_are_not_called_interpolated(candles):
+    assert interpolated_stretches(candles).empty
 
 
 def test_summary_of_the_real_hours(real):

@@ -92,10 +92,10 @@ def test_other_seed_other_candles(candles):
 
 
 def test_global_random_state_is_neither_used_nor_touched(candles):
-    np.random.seed(5)
-    before = np.random.get_state()[1].copy()
+    np.random.seed(5)  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
     assert fingerprint(simulate_candles(1)) == fingerprint(candles)
-    assert (np.random.get_state()[1] == before).all()
+    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
 
 
 @pytest.mark.parametrize("edge", [0, 0.1])
@@ -268,7 +268,7 @@ def test_unreadable_text_is_named_with_an_example(text):
 
 @pytest.mark.parametrize("edge", [-0.01, 0.51, float("nan"), "0.05", None])
 def test_edge_out_of_range(edge):
-    with pytest.raises(InputError, match="correlation from 0 to 0.5"):
+    with pytest.raises(InputError, match=r"correlation from 0 to 0\.5"):
         simulate_candles(1, edge)
 
 

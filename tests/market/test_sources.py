@@ -71,11 +71,11 @@ def test_same_span_again_asks_for_nothing(server):
 
 
 def test_longer_span_asks_for_what_is_before_and_after(server, candles):
-    bl.load_candles("binance", start="2021-02-01", end="2021-02-05")
+    bl.load_candles("binance", start=FEBRUARY, end=MARCH)
     asked(server)
-    loaded = bl.load_candles("binance", start="2021-01-30", end="2021-02-07")
-    assert asked(server) == ["01-30 00:00", "02-05 00:00"]
-    assert fingerprint(loaded) == fingerprint(between(candles, "2021-01-30", "2021-02-07"))
+    loaded = bl.load_candles("binance", start="2021-01-30", end="2021-03-03")
+    assert asked(server) == ["01-30 00:00", "03-01 00:00"]
+    assert fingerprint(loaded) == fingerprint(between(candles, "2021-01-30", "2021-03-03"))
 
 
 def test_two_spans_apart_leave_no_hole_between_them(server, candles):
@@ -194,7 +194,7 @@ def test_fresh_store_is_not_marked(candles):
 def test_span_without_bars_says_what_is_held(candles):
     save_candles(candles, "binance", "BTC/USDT", "1h")
     with pytest.raises(
-        TooFewBars, match="no bars from 2030-01-01 to now; it holds 2021-01-01 00:00:00.* to 2021-03-31"
+        TooFewBars, match=r"no bars from 2030-01-01 to now; it holds 2021-01-01 00:00:00.* to 2021-03-31"
     ):
         bl.load_candles("store:binance", start="2030-01-01")
 
@@ -257,11 +257,17 @@ def test_unknown_exchange_in_the_settings_is_noted(binances):
 
 def test_when_all_fail_stored_data_is_marked_stale_with_its_age(candles):
     save_candles(candles, "kraken", "BTC/USDT", "1h")
-    loaded = bl.load_candles(start=JANUARY, end=MARCH)
+    loaded = bl.load_candles(start=JANUARY, end="2021-04-02")
     assert loaded.attrs["source"] == "kraken"
     assert loaded.attrs["stale"].startswith("stored data, ") and loaded.attrs["stale"].endswith(" old")
     assert [note.partition(":")[0] for note in loaded.attrs["notes"]] == ["binance", "kraken", "coinbase", "bitstamp"]
-    assert fingerprint(loaded) == fingerprint(between(candles, JANUARY, MARCH))
+    assert fingerprint(loaded) == fingerprint(candles)
+
+
+def test_a_past_span_that_is_stored_whole_is_not_stale(candles):
+    save_candles(candles, "kraken", "BTC/USDT", "1h")
+    loaded = bl.load_candles(start=JANUARY, end=MARCH)
+    assert loaded.attrs["source"] == "kraken" and "stale" not in loaded.attrs
 
 
 def test_when_all_fail_and_nothing_is_stored_each_exchange_and_its_reason_is_named():

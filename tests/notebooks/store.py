@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 import papermill
 
-from btclab.reporting.html import NOISE, PLOTLY
+from btclab.reporting.mime import NOISE, PLOTLY
 from btclab.settings import PROJECT
 
 REPORTS = PROJECT / "notebooks" / "reports"

@@ -8,7 +8,8 @@ import nbformat
 import plotly.graph_objects as go
 import pytest
 
-from btclab.reporting.html import PLOTLY, RECORD, write_report
+from btclab.reporting.html import write_report
+from btclab.reporting.mime import PLOTLY, RECORD
 
 
 def code(*outputs):

@@ -11,11 +11,12 @@ from btclab.records import Costs, Fill
 from btclab.trading.broker import PaperBroker
 from btclab.trading.engine import Account
 from btclab.trading.ledger import FILL_COLUMNS, TRADE_COLUMNS, Ledger, LedgerError
-from tests.analysis.reference import all_costs, bands, make_candles, markets
+from tests.analysis.reference import bands, bps, make_candles, markets
 
 HOUR = 3_600_000_000_000  # ns
 START = pd.Timestamp("2021-01-01", tz="UTC").value
 
+all_costs = st.builds(Costs, fee_bps=bps, slippage_bps=bps)
 starting_cash = st.one_of(st.just(10_000.0), st.floats(0.01, 1e9))
 
 
