@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import threading
 from pathlib import Path
@@ -77,6 +78,20 @@ def test_a_folder_where_the_file_should_be_is_named(tmp_path):
     with pytest.raises(StorageError, match=r"Cannot write .*a\.txt"):
         write_atomically(tmp_path / "a.txt", lambda aside: aside.write_text("new"))
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_name_that_the_disk_cannot_hold_is_named(tmp_path):
+    with pytest.raises(StorageError, match=r"Cannot write .*too long"):
+        write_atomically(tmp_path / ("x" * 300), lambda aside: aside.write_text("new"))
+
+
+def test_content_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done: list[str] = []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (done.append("sync"), sync(handle)))
+    monkeypatch.setattr(os, "replace", lambda *names: (done.append("rename"), replace(*names)))
+    write_atomically(tmp_path / "a.txt", lambda aside: aside.write_text("new"))
+    assert done == ["sync", "rename", "sync"]  # the file, its name, the folder that holds the name
 
 
 def test_writers_at_once_leave_one_whole_content(tmp_path):

@@ -78,6 +78,11 @@ def test_span_before_the_market_began_gives_its_first_bars(server, candles):
     assert fingerprint(pd.concat(fetched())) == fingerprint(between(server.candles, START, END))
 
 
+def test_span_that_ends_before_the_market_began_is_one_request(server):
+    assert fetched(START - 3000 * HOUR, START) == []
+    assert len(server.asked) == 1
+
+
 def test_forming_bar_is_left_out_by_the_clock(server, candles):
     before = pd.Timestamp.now("UTC")
     opened = pd.date_range(end=before.floor("h") + HOUR, periods=48, freq="h", name="timestamp")  # the last two form

@@ -162,6 +162,12 @@ def test_naive_times_without_a_zone(folder, week):
     assert "?tz=UTC" in refusal(folder / "week.csv")
 
 
+def test_option_without_a_value_is_no_zone(folder, week):
+    naive(week).to_csv(folder / "week.csv")
+    with pytest.raises(InputError, match=r"week\.csv.*naive.*\?tz=UTC"):
+        bl.load_candles("file:week.csv?tz=")
+
+
 @pytest.mark.parametrize("zone", ["Mars/Base", "UTC+27", "../etc"])
 def test_unknown_zone(folder, week, zone):
     naive(week).to_csv(folder / "week.csv")
@@ -256,6 +262,7 @@ def test_column_twice_but_for_capitals(folder):
         ("2021-01-01T00:00Z,1,1,1,1,1", "00:00:00+00:00 comes twice"),
         ("2020-12-31T23:00Z,1,1,1,1,1", "not sorted"),
         ("soon,1,1,1,1,1", "a timestamp is not a time"),
+        (f"{10**40},1,1,1,1,1", "a timestamp is not a time"),
         (",1,1,1,1,1", "Row 1 has no timestamp"),
         ("2021-01-01T01:00Z,1,1,1,1,1,7,8", "cannot be read"),
         ("2021-01-08T00:00Z,1,1,1,1,1", "7 days 00:00:00, which is no timeframe"),
@@ -289,7 +296,7 @@ def test_offsets_that_change(folder):
     assert "Mixed timezones" in refusal(folder / "mixed.csv")
 
 
-@pytest.mark.parametrize("options", ["?x=1", "?zone=UTC", "?tz=UTC&x=1"])
+@pytest.mark.parametrize("options", ["?x=1", "?x", "?zone=UTC", "?tz=UTC&x=1"])
 def test_unknown_option(folder, week, options):
     week.to_csv(folder / "week.csv")
     with pytest.raises(InputError, match=r"Unknown option in file:week\.csv.*only tz is known"):
