@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -29,6 +30,27 @@ candles = pd.read_parquet(sys.argv[1])
 for day in range(int(sys.argv[2]), {DAYS}, int(sys.argv[3])):
     save_candles(candles.iloc[24 * day:24 * day + 24], *{MARKET})
     print(day, flush=True)
+"""
+
+# Saves a day, then dies by its own hand in saving the next: when half of the file is written, or before it has its name.
+DYING = f"""
+import os, signal, sys
+import pandas as pd
+from btclab.market.store import save_candles
+candles = pd.read_parquet(sys.argv[1])
+save_candles(candles.iloc[:24], *{MARKET})
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+def half(frame, path, **options):
+    write(frame, path, **options)
+    os.truncate(path, os.path.getsize(path) // 2)
+    die()
+write = pd.DataFrame.to_parquet
+if sys.argv[2] == "half written":
+    pd.DataFrame.to_parquet = half
+else:
+    os.replace = die
+save_candles(candles.iloc[24:48], *{MARKET})
 """
 
 
@@ -230,6 +252,17 @@ def test_a_killed_save_loses_no_bar_that_was_acknowledged(candles, saver):
         read = read_candles(*MARKET)  # every file is readable
         assert len(read) in (24 * saved, 24 * saved + 24)  # a day may be saved, but not yet said to be
         assert fingerprint(read) == fingerprint(candles.iloc[: len(read)])
+
+
+@pytest.mark.parametrize("moment", ["half written", "before the rename"])
+def test_a_save_killed_at_its_worst_leaves_the_old_file(candles, home, moment):
+    candles.to_parquet(home / "candles.parquet")
+    command = [sys.executable, "-c", DYING, str(home / "candles.parquet"), moment]
+    died = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert fingerprint(read_candles(*MARKET)) == fingerprint(candles.iloc[:24])
+    save_candles(candles.iloc[24:48], *MARKET)  # the lock has died with its holder
+    assert fingerprint(read_candles(*MARKET)) == fingerprint(candles.iloc[:48])
 
 
 def test_two_processes_at_once_lose_nothing(candles, saver):
