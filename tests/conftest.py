@@ -13,6 +13,9 @@ import pytest
 
 import btclab as bl
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores; more threads than cores only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CLOSED = "http://127.0.0.1:9"  # the discard port: nothing listens there, connections are refused at once
 EXCHANGES = ("binance", "kraken", "coinbase", "bitstamp")

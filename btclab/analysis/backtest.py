@@ -99,10 +99,14 @@ def buy_and_hold(candles: pd.DataFrame, costs: Costs | None = None, initial_cash
 def cost_sensitivity(
     candles: pd.DataFrame, signals: pd.DataFrame, costs: Costs, initial_cash: float = 10_000
 ) -> pd.DataFrame:
-    """Total return (%) of the same signals at 0, ½, 1, 2 and 3 times `costs`; one row per multiple, cost per side in bps."""
-    rows = []
+    """Total return (%) of the same signals at 0, ½, 1, 2 and 3 times `costs`; one row per multiple, cost per side in bps.
+
+    The last column is called as in `Result.metrics`: `total_return`, or `in_sample_total_return`.
+    """
+    rows, name = [], "total_return"
     for multiple in (0.0, 0.5, 1.0, 2.0, 3.0):
         scaled = Costs(costs.fee_bps * multiple, costs.slippage_bps * multiple)
         result = backtest(candles, signals, scaled, initial_cash)
-        rows.append((multiple, scaled.fee_bps + scaled.slippage_bps, 100 * (result.equity.iloc[-1] / initial_cash - 1)))
-    return pd.DataFrame(rows, columns=["multiple", "cost_bps", "total_return"])
+        name = next(key for key in result.metrics if key.endswith("total_return"))
+        rows.append((multiple, scaled.fee_bps + scaled.slippage_bps, result.metrics[name]))
+    return pd.DataFrame(rows, columns=["multiple", "cost_bps", name])

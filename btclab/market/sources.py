@@ -34,7 +34,8 @@ def load_candles(
         "file:PATH"              a CSV or Parquet file (`?tz=Europe/Berlin` if its times are naive)
         "simulated:SEED"         a simulated market; `?edge=0.05` plants a known predictability
         None                     the exchanges of the settings in turn, then what is stored of them, marked stale
-    Default `start` for an exchange: `market.years` of the settings ago. `candles.attrs` says what came from where.
+    Without `start` an exchange gives all that is stored of it, and at least the last `market.years` of the settings;
+    what it no longer has is simply not there. `candles.attrs` says what came from where.
 
     Raises `DataUnavailable` naming each source and its error, and `InputError` for a wrong name, time, symbol or file.
     """

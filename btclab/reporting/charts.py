@@ -188,11 +188,11 @@ def equity(results: dict[str, Result], attrs: dict[Any, Any]) -> go.Figure:
 
 def cost_sensitivity(table: pd.DataFrame, attrs: dict[Any, Any]) -> go.Figure:
     """Total return against the cost of one side of a trade; `table` as from `bl.cost_sensitivity`."""
-    figure = go.Figure()
-    figure.add_scatter(x=table["cost_bps"], y=table["total_return"], mode="lines+markers", name="total return")
+    figure, name = go.Figure(), str(table.columns[-1])
+    figure.add_scatter(x=table["cost_bps"], y=table[name], mode="lines+markers", name=name.replace("_", " "))
     figure.add_hline(y=0, line_color=GREY, line_width=1)
     figure.update_xaxes(title_text="cost of one side: fee + slippage (bps)")
-    figure.update_yaxes(title_text="total return (%)")
+    figure.update_yaxes(title_text=f"{name.replace('_', ' ')} (%)")
     return _finish(figure, "What costs do to the result", attrs, 320)
 
 

@@ -67,12 +67,13 @@ def performance(own: Result, held: Result) -> Markdown:
 
 def costs(own: Result, table: pd.DataFrame) -> Markdown:
     """How much of the result the costs take, and where they take all of it."""
-    free, paid = table["total_return"].iloc[0], table.loc[table["multiple"] == 1.0, "total_return"].iloc[0]
+    returns = table.iloc[:, -1]
+    free, paid = returns.iloc[0], returns[table["multiple"] == 1.0].iloc[0]
     words = (
         f"Without costs the same signals would have returned {free:+.1f} %; fees of {own.costs.fee_bps:g} bps "
         f"and slippage of {own.costs.slippage_bps:g} bps leave {paid:+.1f} %"
     )
-    lost = table.loc[table["total_return"] <= 0, "cost_bps"]
+    lost = table.loc[returns <= 0, "cost_bps"]
     if free > 0 and len(lost):
         words += f"; at {lost.min():g} bps a side nothing is left"
     return Markdown(words + ".")

@@ -44,6 +44,11 @@ def make_signals(candles: pd.DataFrame, forecasts: pd.DataFrame, rules: Rules | 
             "candles and forecasts have different timestamps; "
             "make the forecasts from these candles: bl.forecast(checkpoint, candles)."
         )
+    lacking = {"prob_up", "mean"} - set(forecasts.columns)
+    if lacking:
+        raise InputError(
+            f"forecasts lack {', '.join(sorted(lacking))}; make them with bl.forecast(checkpoint, candles)."
+        )
     rules = rules or Rules()
     prob_up = forecasts["prob_up"]
     known = prob_up.notna()

@@ -18,6 +18,7 @@ import btclab as bl
 from btclab.analysis.backtest import buy_and_hold, cost_sensitivity
 from btclab.errors import CandleError, InputError, TooFewBars
 from btclab.records import Costs
+from btclab.trading.ledger import Ledger, LedgerError
 from tests.analysis.reference import bands, bps, make_candles, markets, reference_backtest
 
 NAN = math.nan
@@ -158,6 +159,12 @@ def test_candles_that_cannot_have_traded_are_refused(five):
 def test_a_single_bar_is_refused(five):
     with pytest.raises(TooFewBars):
         bl.backtest(five[:1], signals_of(five[:1], 1.0))
+
+
+def test_a_result_whose_ledger_disagrees_with_the_account_is_refused(five, monkeypatch):
+    monkeypatch.setattr(Ledger, "append", lambda ledger, fill: None)  # a ledger that loses its fills
+    with pytest.raises(LedgerError, match="its ledger says"):
+        bl.backtest(five, signals_of(five, 1.0))
 
 
 # Honest numbers
@@ -301,3 +308,8 @@ def test_cost_sensitivity_is_the_same_backtest_at_multiples_of_the_costs(five):
 def test_cost_sensitivity_falls_as_the_costs_rise(candles):
     signals = signals_of(candles, np.random.default_rng(6).integers(0, 2, len(candles)))
     assert cost_sensitivity(candles, signals, Costs())["total_return"].is_monotonic_decreasing
+
+
+def test_cost_sensitivity_in_sample_says_so(candles):
+    signals = pd.DataFrame({"exposure": 1.0, "in_sample": True}, index=candles.index)
+    assert cost_sensitivity(candles, signals, Costs()).columns[-1] == "in_sample_total_return"

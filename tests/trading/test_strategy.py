@@ -162,3 +162,8 @@ def test_the_latest_signal_is_plain_json_with_nothing_for_missing():
         "reasons": "no forecast: features are warming up or incomplete",
         "in_sample": False,
     }
+
+
+def test_forecasts_without_a_probability_are_refused(candles):
+    with pytest.raises(InputError, match="forecasts lack mean, prob_up"):
+        make_signals(candles, pd.DataFrame({"q50": 0.0}, index=candles.index))
