@@ -1,0 +1,1 @@
+"""Series that are not candles, each with its publication lag."""

@@ -1,0 +1,1 @@
+"""The widgets of the Voilà page; no market, model or trading logic."""

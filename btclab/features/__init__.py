@@ -1,0 +1,1 @@
+"""What a network reads: indicators, the feature table, the look-ahead audit."""

@@ -1,0 +1,1 @@
+"""From features to a calibrated distribution of the coming return."""

@@ -48,9 +48,7 @@ def train(
         )
     first = int(np.argmax(inputs.complete))
     folds = Folds.of(len(candles), first, horizon, settled.train_fraction, settled.validation_fraction)
-    audit = audit_features(candles, chosen, seed=settled.seed)
-    if not audit.passed:
-        raise LookAheadError(f"{audit} Remove it from the spec.\n{audit.table.to_string(index=False)}")
+    certificate = _audit(candles, chosen, settled.seed)
     scaler = Scaler.fit(inputs.features[: folds.train.stop])
     features = _tensor(inputs, scaler)
     usable = inputs.complete & np.isfinite(targets)
@@ -66,10 +64,9 @@ def train(
     output = predict(trained.network, features, settled.context).numpy().astype(float)
     learnt = np.flatnonzero(usable[folds.validation]) + folds.validation.start
     calibration = Calibration.fit(output[learnt], targets[learnt])
-    index = inputs.index
-    now = pd.Timestamp.now("UTC")
+    timeframe, now = timeframe_of(candles), pd.Timestamp.now("UTC")
     return Checkpoint(
-        name=f"{now:%Y%m%dT%H%M%S}_{variant}_{timeframe_of(candles)}_{secrets.token_hex(3)}",
+        name=f"{now:%Y%m%dT%H%M%S}_{variant}_{timeframe}_{secrets.token_hex(3)}",
         variant=variant,
         horizon=horizon,
         network=trained.network,
@@ -77,14 +74,8 @@ def train(
         scaler=scaler,
         calibration=calibration,
         options=asdict(settled),
-        market={key: candles.attrs.get(key) for key in ("source", "symbol", "simulated")}
-        | {"timeframe": timeframe_of(candles)},
-        folds={
-            "train_start": index[folds.train.start].isoformat(),
-            "validation_start": index[folds.validation.start].isoformat(),
-            "test_start": index[folds.test.start].isoformat(),
-            "test_end": index[-1].isoformat(),
-        },
+        market={key: candles.attrs.get(key) for key in ("source", "symbol", "simulated")} | {"timeframe": timeframe},
+        folds=_fold_times(inputs.index, folds),
         metrics=_measure(output, targets, usable, folds.test, calibration, horizon),
         curves=trained.curves,
         provenance={
@@ -92,11 +83,25 @@ def train(
             "fingerprint": fingerprint(candles),
             "bars": len(candles),
             "best_epoch": trained.best_epoch,
-            "audit": str(audit),
+            "audit": certificate,
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
             "threads": torch.get_num_threads(),
         },
     )
+
+
+def _audit(candles: pd.DataFrame, spec: FeatureSpec, seed: int) -> str:
+    """The look-ahead audit in a sentence; it must pass."""
+    audit = audit_features(candles, spec, seed=seed)
+    if not audit.passed:
+        raise LookAheadError(f"{audit} Remove it from the spec.\n{audit.table.to_string(index=False)}")
+    return str(audit)
+
+
+def _fold_times(index: pd.DatetimeIndex, folds: Folds) -> dict[str, str]:
+    """Open times of the first bar of each fold and of the last bar of all."""
+    starts = {"train_start": folds.train, "validation_start": folds.validation, "test_start": folds.test}
+    return {name: index[fold.start].isoformat() for name, fold in starts.items()} | {"test_end": index[-1].isoformat()}
 
 
 def _tensor(inputs: Inputs, scaler: Scaler) -> torch.Tensor:

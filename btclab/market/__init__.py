@@ -1,0 +1,1 @@
+"""Candles: where they come from, what they are, where they are kept."""

@@ -1,0 +1,1 @@
+"""Runs through papermill, the pipeline, the dashboard's server, the doctor."""

@@ -1,0 +1,1 @@
+"""Figures, tables and sentences that notebooks and dashboard share."""

@@ -1,0 +1,1 @@
+"""From a signal to a fill: rules, costs, the one engine, broker and ledger."""
