@@ -10,6 +10,7 @@ import typer
 from btclab.errors import BtclabError, DataUnavailable, InputError
 
 if TYPE_CHECKING:
+    from btclab.operations.pipeline import Choice
     from btclab.operations.runs import Run
 
 DEBUG = "--debug"
@@ -64,19 +65,11 @@ def pipeline(source: Source = None, timeframe: Timeframe = "1h", symbol: Symbol 
     """
     from rich.console import Console
 
-    from btclab.operations.pipeline import STAGES, choose_source, run_pipeline
+    from btclab.operations.pipeline import STAGES, run_pipeline
     from btclab.operations.progress import StageProgress
 
     console, market = Console(), _symbol(symbol)
-    with console.status("finding candles …"):
-        choice = choose_source(source, timeframe, market)
-    for error in choice.errors:
-        console.print(f"[yellow]source failed[/yellow] {error}", soft_wrap=True, highlight=False)
-    if source is None and choice.source.startswith("simulated"):
-        console.print(
-            "[bold red]No source could be reached and nothing is stored: using the SIMULATED MARKET.[/bold red]"
-        )
-    console.print(f"candles  {choice.source} · {market} · {timeframe}", soft_wrap=True, highlight=False)
+    choice = _choose(console, source, timeframe, market)
     with StageProgress(console, STAGES) as progress:
         runs = run_pipeline(choice, timeframe, market, progress.step, progress.done)
     _print_reports(console, runs)
@@ -134,11 +127,17 @@ def run(
 def runs(most: Annotated[int, typer.Option(help="How many, newest first.", min=1)] = 20) -> None:
     """List past runs with their status, source and report."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from btclab.operations.runs import past_runs
 
-    table = Table("run", "status", "took", "source", "report")
+    table = Table(
+        Column("run", overflow="fold"),
+        "status",
+        "took",
+        Column("source", overflow="fold"),
+        Column("report", overflow="fold"),
+    )
     for past in past_runs()[:most]:
         status = past.record["status"]
         colour = {"done": "green", "failed": "red"}.get(status, "yellow")
@@ -198,24 +197,35 @@ def _run_on_candles(
 ) -> None:
     from rich.console import Console
 
-    from btclab.operations.pipeline import choose_source, facts_of
+    from btclab.operations.pipeline import facts_of
     from btclab.operations.progress import StageProgress
     from btclab.operations.runs import check_parameters, run_notebook
 
-    console, market = Console(), _symbol(symbol)
-    given = _parse(parameter)
+    console, given = Console(), _parse(parameter)
     check_parameters(name, given)
-    with console.status("finding candles …"):
-        choice = choose_source(source, timeframe, market)
-    if source is None and choice.source.startswith("simulated"):
-        console.print(
-            "[bold red]No source could be reached and nothing is stored: using the SIMULATED MARKET.[/bold red]"
-        )
-    given = {"source": choice.source, "timeframe": timeframe, "symbol": market, **given}
+    source, timeframe = given.get("source", source), given.get("timeframe", timeframe)  # -p says the same as the option
+    market = given.get("symbol", _symbol(symbol))
+    choice = _choose(console, source, timeframe, market)
+    given |= {"source": choice.source, "timeframe": timeframe, "symbol": market}
     with StageProgress(console, (name,)) as progress:
         finished = run_notebook(name, given, lambda step: progress.step(name, step), **facts_of(choice))
         progress.done(name, finished)
     _print_reports(console, [finished])
+
+
+def _choose(console: Any, source: str | None, timeframe: str, symbol: str) -> Choice:
+    """Settle on a source; says which failed, and loudly if only the simulated market is left."""
+    from btclab.operations.pipeline import choose_source
+
+    with console.status("finding candles …"):
+        choice = choose_source(source, timeframe, symbol)
+    for error in choice.errors:
+        console.print(f"[yellow]source failed[/yellow] {error}", soft_wrap=True, highlight=False)
+    if source is None and choice.source.startswith("simulated"):
+        said = "No source could be reached and nothing is stored: using the SIMULATED MARKET."
+        console.print(f"[bold red]{said}[/bold red]", soft_wrap=True)
+    console.print(f"candles  {choice.source} · {symbol} · {timeframe}", soft_wrap=True, highlight=False)
+    return choice
 
 
 def _parse(parameters: list[str] | None) -> dict[str, Any]:

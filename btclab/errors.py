@@ -43,6 +43,12 @@ class DataUnavailable(BtclabError):
     """No source could give the data; the message names each source and its error."""
 
 
+class NotListed(DataUnavailable):
+    """An exchange answered, and does not trade the market that was asked for."""
+
+    exit_code = 2
+
+
 class StorageError(BtclabError):
     """A folder or file could not be read or written."""
 

@@ -18,6 +18,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores; more thr
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CLOSED = "http://127.0.0.1:9"  # the discard port: nothing listens there, connections are refused at once
+EDGE = "simulated:7?edge=0.3"
+SMALL: dict[str, Any] = {
+    "hidden": 8,
+    "epochs": 5,
+    "context": 24,
+    "stretch": 60,
+    "batch": 8,
+    "learning_rate": 1e-2,
+    "progress": False,
+}
 EXCHANGES = ("binance", "kraken", "coinbase", "bitstamp")
 
 
@@ -38,13 +48,14 @@ def candles() -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def trained() -> Any:
-    """A small network, trained for two epochs on ten months of simulated hours; fixture `trained_candles` are its bars."""
-    return bl.train(bl.load_candles("simulated:7", end="2021-11-01"), hidden=8, epochs=2, context=24, progress=False)
+    """A small network that has found the strong planted edge of `trained_candles`, so that its forecasts move."""
+    return bl.train(bl.load_candles(EDGE, end="2021-11-01"), **SMALL)
 
 
 @pytest.fixture(scope="session")
 def trained_candles() -> pd.DataFrame:
-    return bl.load_candles("simulated:7", end="2021-11-01")
+    """Ten months of simulated hours with a planted edge."""
+    return bl.load_candles(EDGE, end="2021-11-01")
 
 
 @pytest.fixture(scope="session")

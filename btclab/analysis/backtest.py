@@ -61,6 +61,8 @@ def backtest(
     trades = broker.ledger.trade_table(timeframe_delta(timeframe_of(candles)).value)
     curve = pd.Series(equity, candles.index, name="equity")
     held = pd.Series(position * candles["close"].to_numpy() / equity, candles.index, name="exposure")
+    for frame in (curve, held, fills, trades):  # simulated results say so wherever they go
+        frame.attrs = dict(candles.attrs)
     metrics = equity_metrics(curve, initial_cash, trials) | trade_metrics(fills, trades, held, curve)
     if "in_sample" in signals and bool(signals["in_sample"].any()):
         metrics = rename_in_sample(metrics)

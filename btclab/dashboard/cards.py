@@ -94,7 +94,7 @@ def signal(run: Run) -> str:
     facts = {
         "confidence": _percent(row.get("confidence"), 1),
         "expected return": _percent(row.get("mean"), 3, signed=True),
-        "90 % interval": _interval(row),
+        f"90 % interval{_covered(run.results.get('skill'))}": _interval(row),
     }
     later = {
         "bar opened": f"{pd.Timestamp(row['bar']):%Y-%m-%d %H:%M} UTC",
@@ -106,6 +106,11 @@ def signal(run: Run) -> str:
         f'<div class="btclab-big"><span class="btclab-side btclab-{escape(side)}">{escape(side.upper())}</span>'
         f"target {_percent(row.get('exposure'), 0)} BTC</div>{_facts(facts)}{_range(row)}<ul>{reasons}</ul>{_facts(later)}",
     )
+
+
+def _covered(measured: dict[str, Any] | None) -> str:
+    """What share of the outcomes the interval covered where it was measured."""
+    return f" (covered {100 * measured['coverage_90']:.1f} %)" if measured else ""
 
 
 def _skill(measured: dict[str, Any] | None) -> str:

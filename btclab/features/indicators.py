@@ -35,7 +35,9 @@ def indicator(name: str, candles: pd.DataFrame, **parameters: Any) -> pd.Series 
     Raises `InputError` for an unknown name or parameter, or one that would look ahead, and `TooFewBars` when not one
     value can be computed.
     """
-    return compute(name, validate_candles(candles), **parameters)
+    values = compute(name, validate_candles(candles), **parameters)
+    values.attrs = dict(candles.attrs)
+    return values
 
 
 def compute(name: str, candles: pd.DataFrame, on: str = "close", **parameters: Any) -> pd.Series | pd.DataFrame:

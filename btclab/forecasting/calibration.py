@@ -30,7 +30,10 @@ class Calibration:
         """
         power = float(np.dot(forecast, forecast))
         slope = float(np.clip(np.dot(forecast, outcome) / power, 0.0, 1.0)) if power > 0 else 0.0
-        return cls(slope, np.quantile(outcome - slope * forecast, LEVELS))
+        residuals = np.quantile(outcome - slope * forecast, LEVELS)
+        if slope == 0:  # the naive forecast has no opinion on the direction; the fold's drift must not become one
+            residuals = residuals - np.median(residuals)
+        return cls(slope, residuals)
 
     def mean(self, forecast: np.ndarray) -> np.ndarray:
         """The calibrated point forecast [time], in units of volatility."""

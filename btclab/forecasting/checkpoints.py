@@ -66,7 +66,7 @@ class Checkpoint:
         return target
 
     def _description(self, weights: bytes) -> dict[str, Any]:
-        return {
+        content = {
             "format": FORMAT,
             "name": self.name,
             "variant": self.variant,
@@ -82,6 +82,11 @@ class Checkpoint:
             "calibration": {"slope": self.calibration.slope, "residuals": self.calibration.residuals.tolist()},
             "curves": self.curves,
         }
+        return content | {"sha256": _digest(content)}
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def load_checkpoint(path: str | Path = "production") -> Checkpoint:
@@ -100,6 +105,10 @@ def load_checkpoint(path: str | Path = "production") -> Checkpoint:
         if hashlib.sha256(weights).hexdigest() != content["weights_sha256"]:
             raise CheckpointError(
                 f"The weights in {folder} are not those that were saved (checksum differs). Train again: btclab train"
+            )
+        if content.pop("sha256") != _digest(content):
+            raise CheckpointError(
+                f"{folder / DESCRIPTION} is not as it was saved (checksum differs). Train again: btclab train"
             )
         spec = FeatureSpec.from_dict(content["spec"])
         options = content["options"]
@@ -140,8 +149,21 @@ def _find(path: str | Path) -> Path:
     raise CheckpointError(f"There is no checkpoint {str(path)!r} in {settings().models}. Make one: btclab train")
 
 
-def promote(name: str, pointer: str = "production") -> None:
-    """Let `pointer` name the checkpoint `name` from now on; the change is atomic."""
+def promote(name: str, pointer: str = "production") -> bool:
+    """Let `pointer` name the checkpoint `name` from now on; the change is atomic.
+
+    A checkpoint of the simulated market never takes the place of one of a real market: then False, and nothing changes.
+    """
     if pointer not in POINTERS or not re.fullmatch(r"[\w.\-]+", name) or not (settings().models / name).is_dir():
         raise CheckpointError(f"Cannot point {pointer!r} to {name!r}: it must be a folder in {settings().models}.")
+    if load_checkpoint(name).market["simulated"] and _names_a_real_market(pointer):
+        return False
     write_atomically(settings().models / pointer, lambda aside: aside.write_text(name + "\n", encoding="utf-8"))
+    return True
+
+
+def _names_a_real_market(pointer: str) -> bool:
+    try:
+        return not load_checkpoint(pointer).market["simulated"]
+    except CheckpointError:  # it points to nothing that could be used
+        return False

@@ -13,6 +13,7 @@ from btclab.features.spec import FeatureSpec, memory
 from btclab.forecasting.labels import forward_log_return
 
 DECAY = 0.97  # of the volatility: half of the weight lies on the last 23 bars
+VOLATILITY_WARMUP = memory(1 - DECAY)
 CLIP = 6.0  # scaled features beyond ±6 standard deviations are cut off there
 MIN_TARGETS = 200  # a training fold of fewer targets has nothing to teach
 
@@ -24,7 +25,7 @@ def ewma_volatility(candles: pd.DataFrame) -> pd.Series:
     """
     squares = np.log(candles["close"]).diff() ** 2
     volatility = np.sqrt(squares.ewm(alpha=1 - DECAY).mean())
-    volatility.iloc[: memory(1 - DECAY)] = np.nan
+    volatility.iloc[:VOLATILITY_WARMUP] = np.nan
     return volatility.where(volatility > 0).rename("volatility")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import secrets
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -16,11 +17,19 @@ from btclab.features.audit import audit_features
 from btclab.features.spec import FeatureSpec, resolve_spec
 from btclab.forecasting.calibration import QUANTILES, Calibration
 from btclab.forecasting.checkpoints import Checkpoint
-from btclab.forecasting.dataset import Folds, Inputs, Scaler, make_inputs, make_targets
+from btclab.forecasting.dataset import (
+    MIN_TARGETS,
+    VOLATILITY_WARMUP,
+    Folds,
+    Inputs,
+    Scaler,
+    make_inputs,
+    make_targets,
+)
 from btclab.forecasting.networks import predict
 from btclab.forecasting.skill import skill
 from btclab.forecasting.training import TrainingOptions, train_network
-from btclab.market.candles import fingerprint, timeframe_of, validate_candles
+from btclab.market.candles import between, fingerprint, timeframe_of, validate_candles
 
 
 def train(
@@ -44,7 +53,8 @@ def train(
     targets = make_targets(candles, inputs.volatility, horizon)
     if not inputs.complete.any():
         raise TooFewBars(
-            f"No window of {settled.context} bars is complete; the features need {chosen.warmup} bars more to warm up."
+            f"No window of {settled.context} bars is complete; features and volatility need "
+            f"{max(chosen.warmup, VOLATILITY_WARMUP) + settled.context} bars to warm up, and there are {len(candles):,}."
         )
     first = int(np.argmax(inputs.complete))
     folds = Folds.of(len(candles), first, horizon, settled.train_fraction, settled.validation_fraction)
@@ -52,6 +62,7 @@ def train(
     scaler = Scaler.fit(inputs.features[: folds.train.stop])
     features = _tensor(inputs, scaler)
     usable = inputs.complete & np.isfinite(targets)
+    _check_targets(usable, folds)
     trained = train_network(
         features,
         torch.from_numpy(np.nan_to_num(targets).astype(np.float32)),
@@ -65,8 +76,9 @@ def train(
     learnt = np.flatnonzero(usable[folds.validation]) + folds.validation.start
     calibration = Calibration.fit(output[learnt], targets[learnt])
     timeframe, now = timeframe_of(candles), pd.Timestamp.now("UTC")
+    simulated = "_simulated" if candles.attrs.get("simulated") else ""
     return Checkpoint(
-        name=f"{now:%Y%m%dT%H%M%S}_{variant}_{timeframe}_{secrets.token_hex(3)}",
+        name=f"{now:%Y%m%dT%H%M%S}_{variant}_{timeframe}{simulated}_{secrets.token_hex(3)}",
         variant=variant,
         horizon=horizon,
         network=trained.network,
@@ -88,6 +100,16 @@ def train(
             "threads": torch.get_num_threads(),
         },
     )
+
+
+def _check_targets(usable: np.ndarray, folds: Folds) -> None:
+    for name in ("train", "validation", "test"):
+        count = int(usable[getattr(folds, name)].sum())
+        if count < MIN_TARGETS // 2:
+            raise TooFewBars(
+                f"Only {count} bars of the {name} fold have a whole label and window; {MIN_TARGETS // 2} are needed. "
+                "Are there many gaps? See bl.quality_summary(candles); a shorter horizon or context needs fewer whole bars."
+            )
 
 
 def _audit(candles: pd.DataFrame, spec: FeatureSpec, seed: int) -> str:
@@ -134,11 +156,7 @@ def forecast(checkpoint: Checkpoint, candles: pd.DataFrame) -> pd.DataFrame:
     Raises `CheckpointError` if the candles have another timeframe, and `TooFewBars`.
     """
     validate_candles(candles)
-    timeframe = timeframe_of(candles)
-    if timeframe != checkpoint.market["timeframe"]:
-        raise CheckpointError(
-            f"Checkpoint {checkpoint.name} was trained on {checkpoint.market['timeframe']} bars; these are {timeframe} bars."
-        )
+    _check_market(checkpoint, candles)
     inputs = make_inputs(candles, checkpoint.spec, checkpoint.options["context"], checkpoint.horizon)
     output = (
         predict(checkpoint.network, _tensor(inputs, checkpoint.scaler), checkpoint.options["context"])
@@ -149,14 +167,42 @@ def forecast(checkpoint: Checkpoint, candles: pd.DataFrame) -> pd.DataFrame:
     return _distribution(checkpoint, output, inputs, candles)
 
 
-def out_of_sample(candles: pd.DataFrame, forecasts: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The bars, and their forecasts, that training has not seen. Raises `TooFewBars` if there are fewer than two."""
-    unseen = ~forecasts["in_sample"]
-    if unseen.sum() < 2:
-        raise TooFewBars(
-            f"Training has seen all bars up to {candles.index[-1]}; give later candles, or train on earlier ones."
+def _check_market(checkpoint: Checkpoint, candles: pd.DataFrame) -> None:
+    """Refuse candles of another timeframe or market than the checkpoint's; what candles do not say is not held against them."""
+    trained, given = checkpoint.market, {**candles.attrs, "timeframe": timeframe_of(candles)}
+    if trained["timeframe"] != given["timeframe"]:
+        raise CheckpointError(
+            f"Checkpoint {checkpoint.name} was trained on {trained['timeframe']} bars; these are {given['timeframe']} bars."
         )
-    chosen, kept = candles[unseen], forecasts[unseen]
+    for key in ("simulated", "symbol"):
+        if None not in (trained[key], given.get(key)) and trained[key] != given[key]:
+            raise CheckpointError(
+                f"Checkpoint {checkpoint.name} was trained on {_market_name(trained)}; these are candles of "
+                f"{_market_name(given)}. Name another checkpoint (-p checkpoint=NAME) or train one: btclab train"
+            )
+
+
+def _market_name(market: Mapping[Any, Any]) -> str:
+    return f"{market.get('symbol')} {'(simulated)' if market.get('simulated') else '(real)'}"
+
+
+def out_of_sample(
+    candles: pd.DataFrame, forecasts: pd.DataFrame, start: object = None, end: object = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The bars that training has not seen, from the first that has a forecast, and their forecasts.
+
+    `start` and `end` cut them further, after the forecasts were made: a window needs no warm-up of its own. Raises
+    `TooFewBars` if there are fewer than two.
+    """
+    unseen = between(forecasts, start, end)
+    unseen = unseen[~unseen["in_sample"]]
+    unseen = unseen[unseen["prob_up"].notna().cummax()]
+    if len(unseen) < 2:
+        raise TooFewBars(
+            f"No bars are left that training has not seen: the candles end at {candles.index[-1]}. "
+            "Give later candles or another start and end, or train on earlier candles."
+        )
+    chosen, kept = candles.loc[unseen.index], unseen
     chosen.attrs, kept.attrs = dict(candles.attrs), dict(forecasts.attrs)
     return chosen, kept
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from btclab.errors import InputError, unknown
+from btclab.errors import InputError, LookAheadError, unknown
 from btclab.forecasting.dataset import Folds
 from btclab.forecasting.networks import VARIANTS
 
@@ -55,7 +55,7 @@ class TrainingOptions:
                     f"{name} is {value!r}; it must be a {'whole ' if whole else ''}number, e.g. {valid[name].default}."
                 )
             lowest = 0 if name in ("seed", "dropout", "weight_decay") else 1 if whole else 1e-12
-            if value < lowest or (name == "dropout" and value >= 1):
+            if value < lowest or (name == "seed" and value >= 2**63) or (name == "dropout" and value >= 1):
                 raise InputError(
                     f"{name} is {value!r}; it must be {'in 0…1' if name == 'dropout' else f'at least {lowest:g}'}."
                 )
@@ -90,6 +90,7 @@ def train_network(
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         network = VARIANTS[variant](features.shape[1], options.hidden, options.layers, options.dropout)
+        _refuse_if_it_looks_ahead(network, variant, features.shape[1], options.context)
         optimiser = torch.optim.AdamW(network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, options.epochs, options.learning_rate / 20)
         targets = targets.clamp(-TARGET_CLIP, TARGET_CLIP)
@@ -109,6 +110,21 @@ def train_network(
         bar.close()
     network.load_state_dict(best_weights)
     return Trained(network.eval(), curves, best_epoch)
+
+
+def _refuse_if_it_looks_ahead(network: nn.Module, variant: str, columns: int, context: int) -> None:
+    """Every step of a stretch is scored, so a network whose earlier steps see later ones would train on the future."""
+    probe = copy.deepcopy(network).eval()
+    with torch.no_grad():
+        one = torch.rand(1, context, columns, generator=torch.Generator().manual_seed(0))
+        other = one.clone()
+        other[:, -1] += 1.0
+        for parameter in probe.parameters():  # an untrained read-out may be zero and hide what it reads
+            if not parameter.any():
+                parameter.fill_(0.5)
+        moved = not torch.allclose(probe(one)[:, :-1], probe(other)[:, :-1])
+    if moved:
+        raise LookAheadError(f"Variant {variant!r} reads later steps of its window; each step may use its past only.")
 
 
 def _train_epoch(

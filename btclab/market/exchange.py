@@ -9,7 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pandas as pd
 from tqdm import tqdm
 
-from btclab.errors import CandleError, DataUnavailable, unknown
+from btclab.errors import CandleError, DataUnavailable, NotListed, unknown
 from btclab.market.candles import COLUMNS, closed_bars, timeframe_delta, validate_candles
 from btclab.settings import settings
 
@@ -27,7 +27,8 @@ class ExchangeSource:
         timeout = int(settings().market.timeout_s * 1000)
         options = {"enableRateLimit": True, "enableLastJsonResponse": True, "timeout": timeout}
         self._client: Any = getattr(ccxt, name)(options)
-        self._client.options["fetchMarkets"] = {"types": ["spot"]}
+        if name == "binance":  # three answers, of which two are about futures, would be asked for
+            self._client.options["fetchMarkets"] = {"types": ["spot"]}
         base = settings().market.exchange_urls.get(name)
         if base:
             self._client.urls["api"] = _rebased(self._client.urls["api"], base)
@@ -63,7 +64,7 @@ class ExchangeSource:
         """Bars that the exchange gives in one answer; asks it for its markets on the way."""
         self._ask(self._client.load_markets)
         if symbol not in self._client.markets:
-            raise DataUnavailable(f"{self.name}: does not list {symbol}. Name another market: --symbol BTC/USD.")
+            raise NotListed(f"{self.name}: does not list {symbol}. Name another market: --symbol BTC/USD.")
         return self._client.feature_value(symbol, "fetchOHLCV", "limit", 500) or 500
 
     def _ask(self, what: Callable[..., Any], *arguments: object) -> Any:

@@ -8,8 +8,8 @@ from urllib.parse import parse_qsl
 import numpy as np
 import pandas as pd
 
-from btclab.errors import DataUnavailable, InputError, TooFewBars
-from btclab.market.candles import between, close_times, resample, timeframe_delta, timeframe_of, utc
+from btclab.errors import DataUnavailable, InputError, NotListed, TooFewBars
+from btclab.market.candles import between, close_times, closed_bars, resample, timeframe_delta, timeframe_of, utc
 from btclab.market.exchange import ExchangeSource
 from btclab.market.importing import read_candle_file
 from btclab.market.simulated import parse_simulated, simulate_candles
@@ -83,7 +83,7 @@ def fetch_candles(
                 save_candles(page, source, symbol, timeframe)
     except DataUnavailable as error:
         held = "" if stored is None else f" What is stored up to {stored.index[-1]} can be had as store:{source}."
-        raise DataUnavailable(f"{error}{held}") from error
+        raise type(error)(f"{error}{held}") from error
     candles = read_candles(source, symbol, timeframe)
     if candles is None:
         raise DataUnavailable(f"{source}: no bars of {symbol} {timeframe} between {first} and {last}.")
@@ -117,10 +117,11 @@ def _from_file(text: str, timeframe: str, symbol: str) -> pd.DataFrame:
     if set(options) - {"tz"}:
         raise InputError(f"Unknown option in file:{text}; only tz is known, e.g. file:{name}?tz=UTC.")
     candles = read_candle_file(Path(name).expanduser(), options.get("tz") or None)
-    simulated = "simulated" in Path(name).name  # an exported simulated market keeps its name: see Promise 2
+    # A simulated market stays one when it is exported: by what Parquet kept of its attrs, or by its name.
+    simulated = bool(candles.attrs.get("simulated")) or "simulated" in Path(name).name.lower()
     held = timeframe_of(candles)
     candles.attrs = {"source": f"file:{Path(name).name}", "symbol": symbol, "timeframe": held, "simulated": simulated}
-    return resample(candles, timeframe)
+    return resample(closed_bars(candles, pd.Timestamp.now("UTC")), timeframe)
 
 
 def _from_store(name: str, timeframe: str, symbol: str) -> pd.DataFrame:
@@ -143,11 +144,12 @@ def _marked_stale(candles: pd.DataFrame) -> pd.DataFrame:
 
 def _first_available(timeframe: str, start: object, end: object, symbol: str) -> pd.DataFrame:
     errors: list[str] = []
-    names = settings().market.exchanges
+    names, unlisted = settings().market.exchanges, 0
     for name in names:
         try:
             candles = fetch_candles(name, timeframe, start, end, symbol)
-        except (DataUnavailable, InputError) as error:
+        except DataUnavailable as error:
+            unlisted += isinstance(error, NotListed)
             errors.append(str(error))
             continue
         short = _too_short(candles, timeframe, start, end)
@@ -155,6 +157,10 @@ def _first_available(timeframe: str, start: object, end: object, symbol: str) ->
             candles.attrs["notes"] = [*errors]
             return candles
         errors.append(f"{name}: {short}")
+    if unlisted == len(names):
+        raise NotListed(
+            f"No exchange of the settings lists {symbol}: {', '.join(names)}. Name another: --symbol BTC/USDT"
+        )
     for name in names:
         stored = read_candles(name, symbol, timeframe, start, end)
         if stored is not None:

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from btclab.errors import DataUnavailable
+from btclab.errors import DataUnavailable, NotListed
+from btclab.market.candles import timeframe_delta
 from btclab.market.sources import load_candles
 from btclab.operations.runs import Run, Step, check_parameters, run_notebook
 
@@ -37,14 +38,18 @@ def choose_source(source: str | None, timeframe: str, symbol: str) -> Choice:
         return Choice(source if kind in ("simulated", "store") else f"store:{candles.attrs['source']}")
     try:
         candles = load_candles(None, timeframe, symbol=symbol)
+    except NotListed:
+        raise
     except DataUnavailable as error:
+        if timeframe_delta(timeframe) < timeframe_delta("1h"):
+            raise  # the simulated market is hourly
         return Choice(SIMULATED, tuple(line.strip(" ·") for line in str(error).splitlines()[1:]))
     return Choice(f"store:{candles.attrs['source']}", tuple(candles.attrs.get("notes", ())))
 
 
 def facts_of(choice: Choice) -> dict[str, Any]:
     """What `run.json` says of the source beyond the notebook's parameters."""
-    return {"simulated": choice.source.startswith("simulated"), "failed_sources": list(choice.errors)}
+    return {"failed_sources": list(choice.errors)}
 
 
 def run_pipeline(

@@ -23,12 +23,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from btclab.errors import InputError, RunFailed, StorageError, exit_code_of, unknown
 from btclab.files import write_json
+from btclab.market.candles import fingerprint
 from btclab.reporting.mime import RECORD
 from btclab.settings import PROJECT, settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from btclab.analysis.backtest import Result
 
 PACKAGES = ("btclab", "numpy", "pandas", "torch", "pandas-ta-classic", "ccxt", "papermill", "plotly")
 NOTEBOOK, REPORT, DESCRIPTION = "notebook.ipynb", "report.html", "run.json"
@@ -72,6 +78,18 @@ def record(**results: Any) -> None:
     display({RECORD: results, "text/plain": f"recorded: {', '.join(results)}"}, raw=True)
 
 
+def count_trials(candles: pd.DataFrame, result: Result) -> int:
+    """How many different backtests on these bars there have been, this one included.
+
+    Trials are told apart by their total return: the same settings run twice are one. The best of many looks good by
+    luck alone, which the deflated Sharpe ratio allows for.
+    """
+    bars = fingerprint(candles)
+    seen = [run.results for run in past_runs() if run.record["name"] == "backtest"]
+    returns = [past["metrics"].get("total_return") for past in seen if past.get("data", {}).get("fingerprint") == bars]
+    return len({*returns, result.metrics.get("total_return")})
+
+
 def notebook_names() -> list[str]:
     """The report notebooks that can be run."""
     return sorted(path.stem for path in (settings().notebooks / "reports").glob("*.ipynb"))
@@ -87,17 +105,18 @@ def notebook_path(name: str) -> Path:
 
 def past_runs() -> list[Run]:
     """All runs on disk, newest first. A run that says it is running but whose process is gone was killed."""
-    import psutil
-
     found = []
     for path in sorted(settings().runs.glob(f"*/{DESCRIPTION}"), reverse=True):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            missing = {"name", "status", "parameters", "results"} - set(content)
+            if missing:
+                raise ValueError(f"without {', '.join(sorted(missing))}")
         except ValueError as error:
             raise StorageError(
-                f"{path} is not JSON ({error}). Move its folder away; the run's notebook is in it."
+                f"{path} is not JSON of a run ({error}). Move its folder away; the run's notebook is in it."
             ) from error
-        if content["status"] == "running" and not psutil.pid_exists(content["pid"]):
+        if content["status"] == "running" and _started(content["pid"]) != content.get("pid_started"):
             content["status"] = "killed"
         found.append(Run(path.parent, content))
     return found
@@ -117,13 +136,16 @@ def parameters_of(name: str) -> dict[str, dict[str, Any]]:
 
 
 def check_parameters(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """All parameters of the notebook, `given` over its defaults. Raises `InputError` for an unknown name or a wrong type.
+    """All parameters of the notebook: `given`, over the settings `[trading]`, over its defaults.
+
+    Raises `InputError` for an unknown name or a wrong type.
 
     Text is read as the type of the parameter, as it comes from a command line; papermill itself would only warn of a
     misspelt name and run the defaults.
     """
     known = parameters_of(name)
-    settled = {key: value["default"] for key, value in known.items()}
+    own = settings().trading.model_dump()  # what the user has set for all runs goes before the notebook's default
+    settled = {key: own.get(key, value["default"]) for key, value in known.items()}
     for key, value in given.items():
         if key not in known:
             raise unknown(f"parameter of notebook {name!r}", key, known)
@@ -181,8 +203,10 @@ def run_notebook(
         "status": "running",
         "started": started.isoformat(timespec="seconds"),
         "pid": os.getpid(),
+        "pid_started": _started(os.getpid()),
         "parameters": settled,
         "seed": settled.get("seed"),
+        "simulated": str(settled.get("source", "")).startswith("simulated:"),
         **facts,
         "versions": _versions(),
         "revision": _revision(),
@@ -202,7 +226,8 @@ def run_notebook(
             "status": status,
             "finished": finished.isoformat(timespec="seconds"),
             "seconds": round((finished - started).total_seconds(), 1),
-            "results": _recorded(folder / NOTEBOOK),
+            "results": (results := _recorded(folder / NOTEBOOK)),
+            "simulated": results.get("data", {}).get("simulated", description["simulated"]),
             "error": problem,
         }
         write_json(folder / DESCRIPTION, description)
@@ -323,6 +348,16 @@ def _write_html(folder: Path, description: dict[str, Any]) -> None:
         facts |= {"source": Run(folder, description).source, "code": description["revision"] or "unknown"}
         details = {"parameters": description["parameters"], "versions": description["versions"]}
         write_report(folder / NOTEBOOK, folder / REPORT, facts, details)
+
+
+def _started(pid: int) -> float | None:
+    """When the process began (a number is used again, this is not); None if it is gone."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _versions() -> dict[str, str]:

@@ -129,6 +129,8 @@ def skill_by_forecast(checkpoint: Checkpoint, forecasts: pd.DataFrame, outcomes:
     """Mean outcome of the out-of-sample bars in ten groups from the lowest to the highest forecast, with 95 % intervals."""
     known = forecasts["mean"].notna() & outcomes.notna() & ~forecasts["in_sample"]
     expected, happened = 1e4 * forecasts["mean"][known], 1e4 * outcomes[known]
+    if expected.nunique() < 10:
+        return _finish(go.Figure(), "The forecast never changes: it is the naive one", forecasts.attrs)
     groups = pd.qcut(expected.rank(method="first"), 10, labels=False)
     table = pd.DataFrame({"expected": expected, "happened": happened}).groupby(groups).agg(["mean", "sem"])
     low, high = table["expected"]["mean"].min(), table["expected"]["mean"].max()
@@ -170,6 +172,7 @@ def equity(results: dict[str, Result], attrs: dict[Any, Any]) -> go.Figure:
         )
     first = next(iter(results.values()))
     share = 100 * first.exposure
+    where = "IN SAMPLE" if any(name.startswith("in_sample_") for name in first.metrics) else "out of sample"
     figure.add_scatter(
         x=share.index,
         y=share.round(2),
@@ -183,7 +186,7 @@ def equity(results: dict[str, Result], attrs: dict[Any, Any]) -> go.Figure:
     figure.update_yaxes(title_text=_quote(attrs), row=1, col=1)
     figure.update_yaxes(title_text="drawdown (%)", row=2, col=1)
     figure.update_yaxes(title_text="in BTC (%)", range=[0, 105], row=3, col=1)
-    return _finish(figure, "Equity, drawdown and exposure, out of sample and after costs", attrs, 620)
+    return _finish(figure, f"Equity, drawdown and exposure, {where} and after costs", attrs, 620)
 
 
 def cost_sensitivity(table: pd.DataFrame, attrs: dict[Any, Any]) -> go.Figure:
@@ -198,7 +201,9 @@ def cost_sensitivity(table: pd.DataFrame, attrs: dict[Any, Any]) -> go.Figure:
 
 def forecast_distribution(checkpoint: Checkpoint, row: pd.Series, attrs: dict[Any, Any]) -> go.Figure:
     """The calibrated distribution of the coming return at one bar: chance of each range, with the 90 % interval."""
-    centre = 0.0 if np.isnan(row["mean"]) else row["mean"] / row["volatility"]
+    if np.isnan(row["mean"]):
+        return _finish(go.Figure(), "No forecast for this bar: its window is incomplete", attrs, 340)
+    centre = row["mean"] / row["volatility"]
     values = 100 * (centre + checkpoint.calibration.residuals) * row["volatility"]
     edges = np.linspace(np.interp(0.005, LEVELS, values), np.interp(0.995, LEVELS, values), 41)
     chance = 100 * np.diff(np.interp(edges, values, LEVELS))

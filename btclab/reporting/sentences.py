@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # a checkpoint brings torch, which figures and tables do not 
 def verdict(checkpoint: Checkpoint) -> Markdown:
     """Whether the network beats the naive forecast out of sample."""
     m = checkpoint.metrics
+    if m["ic"] == 0:
+        return Markdown("Validation saw **no skill**, so the forecast is the naive one at every bar. Do not trade it.")
     interval = (
         f"information coefficient {m['ic']:+.3f}, 95 % interval {m['ic_low']:+.3f} to {m['ic_high']:+.3f}, "
         f"over {m['bars']:,} unseen bars"
@@ -92,11 +94,12 @@ def latest(signals: pd.DataFrame, candles: pd.DataFrame) -> Markdown:
 def broker_plan(broker: PaperBroker, symbol: str) -> Markdown:
     """What the paper broker does at the next open."""
     preview, quote = broker.preview(), symbol.partition("/")[2]
+    base = symbol.partition("/")[0]
     if preview is None:
         return Markdown(
             f"At the next open the broker does **nothing**; the account is worth {broker.equity:,.2f} {quote}."
         )
     return Markdown(
-        f"At the next open the broker will **{preview.side} about {preview.quantity:.6f} BTC** "
+        f"At the next open the broker will **{preview.side} about {preview.quantity:.6f} {base}** "
         f"at about {preview.price:,.2f} {quote} (slippage included), fee {preview.fee:,.2f} {quote}."
     )

@@ -37,7 +37,7 @@ def banner(candles: pd.DataFrame) -> HTML:
             "generator. They show that the suite works; they say nothing about Bitcoin."
         )
     if attrs.get("stale"):
-        lines.append(f"<b>STALE DATA</b>: {escape(str(attrs['stale']))}. No source could be reached.")
+        lines.append(f"<b>STALE DATA</b>: {escape(str(attrs['stale']))}.")
     lines += [f"Source failed: {escape(str(note))}" for note in attrs.get("notes", [])]
     style = (
         "border-left:6px solid #d1393b;background:#fdecec;color:#24292f;padding:.7em 1em;margin:.5em 0;font-size:1.05em"
@@ -97,7 +97,7 @@ def fold_list(checkpoint: Checkpoint) -> pd.DataFrame:
     rows = [
         ("train", ends["train_start"], ends["validation_start"], "fits the network and the scaling"),
         ("validation", ends["validation_start"], ends["test_start"], "stops the training, fits the calibration"),
-        ("test", ends["test_start"], ends["test_end"], "measured once: out of sample"),
+        ("test", ends["test_start"], ends["test_end"], "measured after training: out of sample"),
     ]
     return pd.DataFrame(
         [(n, a[:16].replace("T", " "), b[:16].replace("T", " "), w) for n, a, b, w in rows],
@@ -189,6 +189,8 @@ def forecast_row(row: pd.Series, candles: pd.DataFrame) -> pd.DataFrame:
         "q95": "95 % quantile",
         "mean": "expected",
     }
+    if np.isnan(row["mean"]):
+        return pd.DataFrame()
     rows = [(text, f"{100 * row[name]:+.3f}", f"{close * np.exp(row[name]):,.2f}") for name, text in names.items()]
     return pd.DataFrame(rows, columns=["forecast", "log return (%)", "price"])
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 
 from btclab.dashboard import cards
@@ -123,7 +124,8 @@ def test_data_go_stale_while_the_page_is_open(home: Path) -> None:
 def test_a_later_run_that_did_not_finish_is_mentioned(home: Path, status: str, said: str) -> None:
     fabricate(home, "20261122T000000Z_signal_000001")
     error = {"message": "no <candles>"} if status == "failed" else None
-    fabricate(home, "20261122T010000Z_signal_000002", status=status, pid=1, results={}, error=error)
+    process = {"pid": 1, "pid_started": psutil.Process(1).create_time()}
+    fabricate(home, "20261122T010000Z_signal_000002", status=status, results={}, error=error, **process)
     dashboard = painted()
     assert said in dashboard.notes.value
     assert "HOLD" in dashboard.signal.value

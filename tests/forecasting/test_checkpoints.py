@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pandas as pd
@@ -77,8 +78,25 @@ def test_a_damaged_checkpoint_is_refused(saved, damage):
             path.write_text(json.dumps(described))
         case "other variant":
             path.write_text(json.dumps(described | {"variant": "pickle"}))
-    with pytest.raises(CheckpointError, match="no whole checkpoint"):
+    with pytest.raises(CheckpointError, match=r"no whole checkpoint|not as it was saved"):
         bl.load_checkpoint(saved)
+
+
+def test_an_altered_description_is_refused(saved):
+    described = json.loads((saved / DESCRIPTION).read_text())
+    described["calibration"]["slope"] = 0.123
+    (saved / DESCRIPTION).write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match="not as it was saved"):
+        bl.load_checkpoint(saved)
+
+
+def test_a_simulated_checkpoint_never_takes_the_place_of_a_real_one(saved, trained):
+    real = dataclasses.replace(trained, name="real", market={**trained.market, "simulated": False})
+    real.save()
+    assert bl.promote(trained.name)
+    assert bl.promote("real")
+    assert not bl.promote(trained.name)
+    assert bl.load_checkpoint("production").name == "real"
 
 
 def test_another_format_is_refused_with_the_remedy(saved):

@@ -11,6 +11,7 @@ from btclab.errors import CheckpointError, LookAheadError, TooFewBars
 from btclab.features import audit as audit_module
 from btclab.features.build import build_features
 from btclab.forecasting import forecaster
+from tests.conftest import EDGE, SMALL
 
 QUANTILES = ["q05", "q25", "q50", "q75", "q95"]
 
@@ -18,6 +19,11 @@ QUANTILES = ["q05", "q25", "q50", "q75", "q95"]
 @pytest.fixture(scope="module")
 def forecasts(trained, trained_candles):
     return bl.forecast(trained, trained_candles)
+
+
+def test_the_network_under_test_has_something_to_say(trained, forecasts):
+    assert trained.calibration.slope > 0.3
+    assert forecasts["prob_up"].std() > 0.02
 
 
 def test_one_row_per_bar_with_quantiles_interval_and_prob_up(forecasts, trained_candles):
@@ -68,8 +74,32 @@ def test_out_of_sample_keeps_the_unseen_bars(trained, trained_candles, forecasts
 
 def test_out_of_sample_refuses_when_training_has_seen_everything(trained, trained_candles):
     early = trained_candles.iloc[:2000]
-    with pytest.raises(TooFewBars, match="Training has seen all bars"):
+    with pytest.raises(TooFewBars, match="No bars are left that training has not seen"):
         bl.out_of_sample(early, bl.forecast(trained, early))
+
+
+def test_out_of_sample_can_be_cut_without_losing_forecasts(trained, trained_candles, forecasts):
+    candles, kept = bl.out_of_sample(trained_candles, forecasts, start="2021-10-10", end="2021-10-20")
+    assert (str(candles.index[0]), len(candles)) == ("2021-10-10 00:00:00+00:00", 240)
+    assert kept["prob_up"].notna().all()
+
+
+@pytest.mark.parametrize(("key", "value"), [("simulated", False), ("symbol", "ETH/USDT")])
+def test_candles_of_another_market_are_refused(trained, trained_candles, key, value):
+    other = trained_candles.copy()
+    other.attrs = {**trained_candles.attrs, key: value}
+    with pytest.raises(CheckpointError, match=r"was trained on BTC/USDT \(simulated\).*checkpoint=NAME"):
+        bl.forecast(trained, other)
+
+
+def test_a_checkpoint_of_a_simulated_market_is_named_so(trained):
+    assert "_simulated_" in trained.name
+
+
+def test_folds_without_whole_labels_say_so(trained_candles):
+    holed = trained_candles[trained_candles.index.hour != 5]  # no label over 24 hours is whole
+    with pytest.raises(TooFewBars, match="Only 0 bars of the train fold"):
+        bl.train(holed, horizon=24, progress=False)
 
 
 def test_forecasts_are_missing_until_the_window_is_complete(forecasts):
@@ -85,21 +115,21 @@ def test_the_naive_forecast_expects_no_change_at_even_odds(trained, trained_cand
 
 
 def test_two_trainings_with_one_seed_agree_bit_for_bit(trained, trained_candles):
-    again = bl.train(trained_candles, hidden=8, epochs=2, context=24, progress=False)
+    again = bl.train(trained_candles, **SMALL)
     assert again.metrics == trained.metrics
     assert again.curves == trained.curves
 
 
 def test_the_checkpoint_says_what_it_was_made_from(trained, trained_candles):
     assert trained.provenance["fingerprint"] == bl.fingerprint(trained_candles)
-    assert trained.market == {"source": "simulated:7", "symbol": "BTC/USDT", "simulated": True, "timeframe": "1h"}
+    assert trained.market == {"source": EDGE, "symbol": "BTC/USDT", "simulated": True, "timeframe": "1h"}
     assert "passed" in trained.provenance["audit"]
 
 
 def test_the_network_has_not_seen_the_test_fold(trained, trained_candles):
     altered = trained_candles.copy()
     altered.loc[trained.test_start :] *= 1.7
-    again = bl.train(altered, hidden=8, epochs=2, context=24, progress=False)
+    again = bl.train(altered, **SMALL)
     assert again.curves == trained.curves
     assert (again.scaler.mean == trained.scaler.mean).all()
     assert (again.calibration.residuals == trained.calibration.residuals).all()

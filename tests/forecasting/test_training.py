@@ -7,8 +7,9 @@ import itertools
 import pytest
 import torch
 
-from btclab.errors import InputError
+from btclab.errors import InputError, LookAheadError
 from btclab.forecasting.dataset import Folds
+from btclab.forecasting.networks import VARIANTS
 from btclab.forecasting.training import TrainingOptions, _starts, train_network
 
 FOLDS = Folds(slice(50, 1400), slice(1400, 1700), slice(1700, 2000))
@@ -102,3 +103,13 @@ def test_a_wrong_option_is_named_with_what_is_allowed(options, message):
 def test_an_unknown_variant_names_the_valid_ones(problem):
     with pytest.raises(InputError, match="Unknown variant: 'bse'"):
         fit(problem, variant="bse")
+
+
+def test_a_network_that_reads_later_steps_is_refused(problem, monkeypatch):
+    class Backward(VARIANTS["base"]):
+        def forward(self, features):
+            return super().forward(features.flip(1)).flip(1)
+
+    monkeypatch.setitem(VARIANTS, "backward", Backward)
+    with pytest.raises(LookAheadError, match="'backward' reads later steps"):
+        fit(problem, variant="backward")

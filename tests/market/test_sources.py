@@ -249,10 +249,19 @@ def test_exchange_that_keeps_only_the_newest_bars_is_passed_over(binances, candl
     assert loaded.attrs["notes"] == ["binance: has only 216 of the 1,416 bars asked for"]
 
 
-def test_unknown_exchange_in_the_settings_is_noted(binances):
+def test_unknown_exchange_in_the_settings_is_refused(binances):
     binances("binanse", "binance")
-    loaded = bl.load_candles(start=JANUARY, end=MARCH)
-    assert "Unknown source: 'binanse'" in loaded.attrs["notes"][0]
+    with pytest.raises(InputError, match="Unknown source: 'binanse'"):
+        bl.load_candles(start=JANUARY, end=MARCH)
+
+
+def test_a_file_keeps_the_mark_of_the_simulated_market_and_loses_its_forming_bar(candles, tmp_path):
+    fresh = candles.iloc[-100:].copy()
+    fresh.index = pd.date_range(end=pd.Timestamp.now("UTC").floor("h"), periods=100, freq="h", name="timestamp")
+    fresh.to_parquet(tmp_path / "mine.parquet")
+    loaded = bl.load_candles(f"file:{tmp_path / 'mine.parquet'}")
+    assert loaded.attrs["simulated"]
+    assert loaded.index[-1] == fresh.index[-2]
 
 
 def test_when_all_fail_stored_data_is_marked_stale_with_its_age(candles):

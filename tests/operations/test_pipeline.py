@@ -10,6 +10,8 @@ import sys
 import pandas as pd
 import pytest
 
+from btclab.errors import DataUnavailable, NotListed
+from btclab.market import sources
 from btclab.operations.pipeline import SIMULATED, choose_source
 
 REAL_BARS = 16_000
@@ -115,3 +117,18 @@ def test_a_simulated_file_stays_simulated(candles, tmp_path):
 
     candles.to_parquet(tmp_path / "simulated_market.parquet")
     assert bl.load_candles(f"file:{tmp_path / 'simulated_market.parquet'}").attrs["simulated"]
+
+
+def test_a_symbol_that_no_exchange_lists_is_wrong_input_and_not_a_reason_to_simulate(monkeypatch):
+    def unlisted(name, *_):
+        raise NotListed(f"{name}: does not list BTC/USDX.")
+
+    monkeypatch.setattr(sources, "fetch_candles", unlisted)
+    with pytest.raises(NotListed, match="No exchange of the settings lists BTC/USDX") as refused:
+        choose_source(None, "1h", "BTC/USDX")
+    assert refused.value.exit_code == 2
+
+
+def test_there_is_no_simulated_market_of_minutes_to_fall_back_to():
+    with pytest.raises(DataUnavailable, match="nothing is stored"):
+        choose_source(None, "5m", "BTC/USDT")

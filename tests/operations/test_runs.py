@@ -13,8 +13,10 @@ import time
 import nbformat
 import pytest
 
+import btclab as bl
 from btclab.errors import InputError, RunFailed
-from btclab.operations.runs import check_parameters, past_runs, run_notebook
+from btclab.files import write_json
+from btclab.operations.runs import check_parameters, count_trials, past_runs, run_notebook
 from btclab.settings import Settings
 
 CELLS = [
@@ -193,3 +195,32 @@ def test_a_killed_run_is_listed_as_killed_and_left_no_half_file(sleeping):
     assert run.record["status"] == "killed"
     assert not (run.folder / "notebook.ipynb").exists()
     assert json.loads((run.folder / "run.json").read_text())["status"] == "running"
+
+
+def test_costs_of_the_settings_go_before_a_notebooks_defaults(tiny, monkeypatch):
+    source = nbformat.read(tiny / "reports" / "tiny.ipynb", 4)
+    source.cells[1].source += "\nfee_bps: float = 10.0  # of one side"
+    nbformat.write(source, tiny / "reports" / "tiny.ipynb")
+    monkeypatch.setenv("BTCLAB_TRADING__FEE_BPS", "7.5")
+    assert check_parameters("tiny", {})["fee_bps"] == 7.5
+    assert check_parameters("tiny", {"fee_bps": 3})["fee_bps"] == 3
+
+
+def test_trials_are_the_different_backtests_on_the_same_bars(home, candles):
+    def past(run_id, **metrics):
+        data = {"fingerprint": bl.fingerprint(candles)}
+        described = {
+            "name": "backtest",
+            "status": "done",
+            "parameters": {},
+            "results": {"metrics": metrics, "data": data},
+        }
+        write_json(home / "papermill_runs" / run_id / "run.json", described)
+
+    own = bl.buy_and_hold(candles)
+    assert count_trials(candles, own) == 1
+    past("1_backtest", total_return=own.metrics["total_return"])
+    assert count_trials(candles, own) == 1  # the same once more
+    past("2_backtest", total_return=5.0)
+    assert count_trials(candles, own) == 2
+    assert count_trials(candles.iloc[1:], own) == 1  # other bars

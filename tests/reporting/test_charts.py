@@ -46,7 +46,7 @@ NAMES = ["price", "trades", "learning curves", "skill", "equity", "costs", "dist
 def test_a_figure_of_simulated_data_says_so(figures, name):
     figure = figures[name]
     assert isinstance(figure, go.Figure)
-    assert any("SIMULATED MARKET · simulated:7" in (a.text or "") for a in figure.layout.annotations)
+    assert any("SIMULATED MARKET · simulated:7?edge=0.3" in (a.text or "") for a in figure.layout.annotations)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -84,3 +84,19 @@ def test_each_fill_is_marked_where_it_happened(figures, result):
 
 def test_the_chances_of_the_distribution_add_up(figures):
     assert sum(figures["distribution"].data[0].y) == pytest.approx(99, abs=0.5)  # the outermost 1 % is not drawn
+
+
+def test_no_distribution_is_drawn_where_there_is_no_forecast(trained, unseen):
+    candles, forecasts = unseen
+    row = forecasts.iloc[-1].copy()
+    row["mean"] = float("nan")
+    figure = charts.forecast_distribution(trained, row, candles.attrs)
+    assert not figure.data
+    assert "No forecast" in figure.layout.title.text
+
+
+def test_equity_in_sample_is_titled_so(unseen):
+    candles, _ = unseen
+    signals = pd.DataFrame({"exposure": 1.0, "in_sample": True}, index=candles.index)
+    title = charts.equity({"own": bl.backtest(candles, signals)}, candles.attrs).layout.title.text
+    assert "IN SAMPLE" in title
