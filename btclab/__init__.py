@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from btclab.forecasting.labels import forward_log_return
     from btclab.market.candles import describe, fingerprint, resample, validate_candles
     from btclab.market.quality import quality_summary
-    from btclab.market.sources import load_candles
+    from btclab.market.sources import load_candles, mark_if_stale
     from btclab.records import Costs
     from btclab.trading.broker import PaperBroker
     from btclab.trading.strategy import Rules, latest_signal, make_signals
@@ -37,7 +37,7 @@ _HOMES = {
     "forecasting.labels": ("forward_log_return",),
     "market.candles": ("describe", "fingerprint", "resample", "validate_candles"),
     "market.quality": ("quality_summary",),
-    "market.sources": ("load_candles",),
+    "market.sources": ("load_candles", "mark_if_stale"),
     "records": ("Costs",),
     "trading.broker": ("PaperBroker",),
     "trading.strategy": ("Rules", "latest_signal", "make_signals"),

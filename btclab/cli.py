@@ -149,7 +149,10 @@ def runs(most: Annotated[int, typer.Option(help="How many, newest first.", min=1
             past.source,
             str(past.report) if past.report.exists() else "–",
         )
-    Console().print(table if table.row_count else "No runs yet. Make one: btclab pipeline")
+    console = Console()
+    if not console.is_terminal:  # a pipe has no width: cut nothing
+        console.width = 240
+    console.print(table if table.row_count else "No runs yet. Make one: btclab pipeline")
 
 
 @app.command(epilog="Example: [bold]btclab dashboard --port 8866[/bold]")
@@ -205,7 +208,7 @@ def _run_on_candles(
     check_parameters(name, given)
     source, timeframe = given.get("source", source), given.get("timeframe", timeframe)  # -p says the same as the option
     market = given.get("symbol", _symbol(symbol))
-    choice = _choose(console, source, timeframe, market)
+    choice = _choose(console, source, timeframe, market, simulate=name == "train")
     given |= {"source": choice.source, "timeframe": timeframe, "symbol": market}
     with StageProgress(console, (name,)) as progress:
         finished = run_notebook(name, given, lambda step: progress.step(name, step), **facts_of(choice))
@@ -213,12 +216,12 @@ def _run_on_candles(
     _print_reports(console, [finished])
 
 
-def _choose(console: Any, source: str | None, timeframe: str, symbol: str) -> Choice:
+def _choose(console: Any, source: str | None, timeframe: str, symbol: str, simulate: bool = True) -> Choice:
     """Settle on a source; says which failed, and loudly if only the simulated market is left."""
     from btclab.operations.pipeline import choose_source
 
     with console.status("finding candles …"):
-        choice = choose_source(source, timeframe, symbol)
+        choice = choose_source(source, timeframe, symbol, simulate)
     for error in choice.errors:
         console.print(f"[yellow]source failed[/yellow] {error}", soft_wrap=True, highlight=False)
     if source is None and choice.source.startswith("simulated"):
@@ -233,7 +236,7 @@ def _parse(parameters: list[str] | None) -> dict[str, Any]:
     for text in parameters or []:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise InputError(f"Parameter {text!r} is not of the form name=value, e.g. -p seed=3.")
+            raise InputError(f"Parameter {text!r} is not of the form name=value: write -p {name or 'name'}=VALUE.")
         pairs[name] = value
     return pairs
 

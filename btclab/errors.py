@@ -69,8 +69,8 @@ def exit_code_of(exception_name: str) -> int:
 
 def unknown(kind: str, value: object, valid: Iterable[str], remedy: str = "") -> InputError:
     """An `InputError` for a name that does not exist, with the nearest valid names."""
-    names = sorted(map(str, valid))
+    names = [str(name) for name in (sorted(valid) if isinstance(valid, set) else valid)]
     near = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
-    listed = ", ".join(names) if len(names) <= MOST_LISTED else f"{len(names)} names, such as {', '.join(names[:5])}"
-    return InputError(f"Unknown {kind}: {value!r}. {hint}Valid: {listed}.{' ' + remedy if remedy else ''}")
+    listed = f"Valid: {', '.join(names)}." if len(names) <= MOST_LISTED else ""
+    return InputError(" ".join(filter(None, (f"Unknown {kind}: {value!r}.", hint.strip(), listed, remedy))))

@@ -86,6 +86,21 @@ def test_an_explicit_source_never_falls_back(call):
     assert "btclab doctor" in err
 
 
+@pytest.mark.parametrize("name", ["signal", "backtest"])
+def test_no_signal_is_made_from_an_invented_market_when_no_source_answers(call, home, name):
+    code, _, err = call(name)
+    assert code == 1
+    assert "nothing is stored" in err
+    assert not (home / "papermill_runs").exists()
+
+
+def test_a_parameter_says_the_same_as_its_option(call):
+    code, out, err = call("signal", "-p", "source=file:nosuch.csv")
+    assert code == 2
+    assert "no file nosuch.csv" in err
+    assert "SIMULATED" not in out
+
+
 def test_a_wrong_setting_is_named(call, monkeypatch):
     monkeypatch.setenv("BTCLAB_TRADING__FEE_BPS", "-5")
     code, _, err = call("pipeline", "--source", "simulated:1")

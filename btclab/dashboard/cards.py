@@ -56,12 +56,20 @@ def notes(run: Run | None, newer: Run | None, now: pd.Timestamp) -> str:
         old = not data["simulated"] and _since_last_close(run, now) >= STALE_BARS * timeframe_delta(data["timeframe"])
         if old and not data["stale"]:
             passed = lapse(_since_last_close(run, now))
-            parts.append(_bad("STALE: ", f"the last bar closed {passed} ago. For a newer signal type: btclab signal"))
+            parts.append(
+                _bad("STALE: ", f"the last bar closed {passed} ago. For a newer signal type: {_newer_signal(run)}")
+            )
         if run.results["signal"].get("in_sample"):
             parts.append(_bad("IN SAMPLE: ", "training has seen this bar, so the signal is worth nothing as evidence."))
     if newer is not None:
         parts.append(_newer(newer))
     return "".join(parts)
+
+
+def _newer_signal(run: Run) -> str:
+    source = str(run.record["parameters"]["source"])
+    kind, _, rest = source.partition(":")
+    return f"btclab signal --source {rest if kind == 'store' else source}"
 
 
 def trouble(text: str, now: pd.Timestamp) -> str:

@@ -49,6 +49,7 @@ def train(
     """
     chosen, settled = resolve_spec(spec), TrainingOptions.of(options)
     validate_candles(candles, timeframe_of(candles))
+    _check_length(len(candles), chosen, settled, horizon)
     inputs = make_inputs(candles, chosen, settled.context, horizon)
     targets = make_targets(candles, inputs.volatility, horizon)
     if not inputs.complete.any():
@@ -100,6 +101,19 @@ def train(
             "threads": torch.get_num_threads(),
         },
     )
+
+
+def _check_length(bars: int, spec: FeatureSpec, options: TrainingOptions, horizon: int) -> None:
+    warmup = max(spec.warmup, VOLATILITY_WARMUP) + options.context
+    smallest = min(
+        options.train_fraction,
+        options.validation_fraction,
+        1 - options.train_fraction - options.validation_fraction,
+    )
+    if smallest > 0 and bars < (needed := warmup + horizon + int(MIN_TARGETS / smallest)):
+        raise TooFewBars(
+            f"Training needs at least {needed:,} bars ({warmup:,} to warm up, the rest for three folds); there are {bars:,}."
+        )
 
 
 def _check_targets(usable: np.ndarray, folds: Folds) -> None:

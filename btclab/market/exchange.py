@@ -21,7 +21,12 @@ class ExchangeSource:
         import ccxt
 
         if name not in ccxt.exchanges:
-            raise unknown("source", name, ccxt.exchanges, "Or file:PATH, simulated:SEED, store:EXCHANGE.")
+            raise unknown(
+                "source",
+                name,
+                ccxt.exchanges,
+                "Name an exchange of ccxt (binance, kraken, coinbase, …), file:PATH, simulated:SEED or store:EXCHANGE.",
+            )
         self.name = name
         self._failures = (ccxt.BaseError,)
         timeout = int(settings().market.timeout_s * 1000)

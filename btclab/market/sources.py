@@ -130,7 +130,17 @@ def _from_store(name: str, timeframe: str, symbol: str) -> pd.DataFrame:
         raise DataUnavailable(
             f"Nothing is stored of {name} {symbol} {timeframe}. Fetch it: btclab pipeline --source {name}"
         )
-    return _marked_stale(candles) if _age(candles) >= 2 * timeframe_delta(timeframe) else candles
+    return mark_if_stale(candles)
+
+
+def mark_if_stale(candles: pd.DataFrame) -> pd.DataFrame:
+    """`candles`, marked stale with their age if two or more bars have closed since the last of them.
+
+    For whoever acts on the newest bar; research on an old file is research all the same. Simulated candles have no age.
+    """
+    if not candles.attrs.get("simulated") and _age(candles) >= 2 * timeframe_delta(timeframe_of(candles)):
+        return _marked_stale(candles)
+    return candles
 
 
 def _age(candles: pd.DataFrame) -> pd.Timedelta:
@@ -138,7 +148,8 @@ def _age(candles: pd.DataFrame) -> pd.Timedelta:
 
 
 def _marked_stale(candles: pd.DataFrame) -> pd.DataFrame:
-    candles.attrs["stale"] = f"stored data, {_age(candles).floor('min')} old"
+    kind = "data of a file" if str(candles.attrs.get("source")).startswith("file:") else "stored data"
+    candles.attrs = {**candles.attrs, "stale": f"{kind}, {_age(candles).floor('min')} old"}
     return candles
 
 

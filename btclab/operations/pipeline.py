@@ -25,8 +25,10 @@ class Choice:
     errors: tuple[str, ...] = ()
 
 
-def choose_source(source: str | None, timeframe: str, symbol: str) -> Choice:
+def choose_source(source: str | None, timeframe: str, symbol: str, simulate: bool = True) -> Choice:
     """`source` itself if one is named. Otherwise the first that has data; if none has, the simulated market and why.
+
+    Not if `simulate` is off: a checkpoint of a real market has nothing to say about a simulated one.
 
     What an exchange answers is stored here, so that all stages read the same bars from the store.
     """
@@ -34,14 +36,14 @@ def choose_source(source: str | None, timeframe: str, symbol: str) -> Choice:
         candles = load_candles(source, timeframe, symbol=symbol)
         kind, _, rest = source.partition(":")
         if kind == "file":  # whoever reads run.json later may stand in another folder
-            return Choice(f"file:{Path(rest).expanduser().absolute()}")
+            return Choice(f"file:{Path(rest).expanduser().resolve()}")
         return Choice(source if kind in ("simulated", "store") else f"store:{candles.attrs['source']}")
     try:
         candles = load_candles(None, timeframe, symbol=symbol)
     except NotListed:
         raise
     except DataUnavailable as error:
-        if timeframe_delta(timeframe) < timeframe_delta("1h"):
+        if not simulate or timeframe_delta(timeframe) < timeframe_delta("1h"):
             raise  # the simulated market is hourly
         return Choice(SIMULATED, tuple(line.strip(" ·") for line in str(error).splitlines()[1:]))
     return Choice(f"store:{candles.attrs['source']}", tuple(candles.attrs.get("notes", ())))

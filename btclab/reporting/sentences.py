@@ -31,6 +31,15 @@ def verdict(checkpoint: Checkpoint) -> Markdown:
     return Markdown(f"The network's skill **cannot be told from zero** ({interval}). {advice}")
 
 
+def origin(checkpoint: Checkpoint) -> Markdown:
+    """Which checkpoint forecasts, and what it was trained on."""
+    market, until = checkpoint.market, checkpoint.folds["test_start"][:16].replace("T", " ")
+    return Markdown(
+        f"The forecasts are those of checkpoint `{checkpoint.name}`, trained on {market['symbol']} {market['timeframe']} "
+        f"of {market['source']}; it has seen the bars before {until} UTC."
+    )
+
+
 def learning(checkpoint: Checkpoint) -> Markdown:
     """When the validation loss stopped falling, and what calibration made of the forecast."""
     kept, epochs = checkpoint.provenance["best_epoch"] + 1, len(checkpoint.curves["train"])
@@ -69,6 +78,10 @@ def performance(own: Result, held: Result) -> Markdown:
 
 def costs(own: Result, table: pd.DataFrame) -> Markdown:
     """How much of the result the costs take, and where they take all of it."""
+    if own.fills.empty:
+        return Markdown(
+            "Nothing was traded, so costs change nothing. Lower `enter` to see what trading would have cost."
+        )
     returns = table.iloc[:, -1]
     free, paid = returns.iloc[0], returns[table["multiple"] == 1.0].iloc[0]
     words = (
@@ -79,6 +92,18 @@ def costs(own: Result, table: pd.DataFrame) -> Markdown:
     if free > 0 and len(lost):
         words += f"; at {lost.min():g} bps a side nothing is left"
     return Markdown(words + ".")
+
+
+def trades(own: Result) -> Markdown:
+    """How many lots were closed, and how they went."""
+    lots = own.trades
+    if lots.empty:
+        return Markdown("No lot was closed.")
+    won, held = (lots["pnl"] > 0).mean(), lots["bars_open"].median()
+    return Markdown(
+        f"**{len(lots):,}** lots were closed, {100 * won:.0f} % with a profit after fees, "
+        f"held for {held:,.0f} bars (median); the newest stand below."
+    )
 
 
 def latest(signals: pd.DataFrame, candles: pd.DataFrame) -> Markdown:

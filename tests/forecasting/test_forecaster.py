@@ -169,3 +169,10 @@ def test_a_sound_pipeline_finds_a_planted_edge():
     metrics = bl.train(bl.load_candles("simulated:1?edge=0.05"), progress=False).metrics
     assert metrics["distinguishable"]
     assert metrics["error_ratio"] < 1
+
+
+def test_too_few_bars_to_train_on_says_how_many_would_do(trained_candles):
+    with pytest.raises(TooFewBars, match=r"needs at least ([0-9,]+) bars") as caught:
+        bl.train(trained_candles.iloc[:500], progress=False)
+    enough = int(str(caught.value).split("at least ")[1].split(" bars")[0].replace(",", ""))
+    assert bl.train(trained_candles.iloc[:enough], epochs=1, progress=False).metrics["bars"] > 0

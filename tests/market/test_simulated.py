@@ -279,7 +279,7 @@ def test_seed_that_is_no_natural_number(seed):
 
 
 def test_timeframe_below_an_hour_names_the_valid_ones():
-    with pytest.raises(InputError, match=r"'15m'.*1d, 1h, 2h"):
+    with pytest.raises(InputError, match=r"'15m'.*1h, 2h, 4h"):
         simulate_candles(1, timeframe="15m")
 
 

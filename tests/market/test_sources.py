@@ -154,7 +154,7 @@ def test_symbol_that_is_not_listed_is_named(server):
 
 @pytest.mark.parametrize("wrong", ["binanse", "stor:binance", "binance:", ""])
 def test_unknown_source_lists_the_kinds_of_source(wrong):
-    with pytest.raises(InputError, match=r"Unknown source.* Or file:PATH, simulated:SEED, store:EXCHANGE"):
+    with pytest.raises(InputError, match=r"Unknown source.* file:PATH, simulated:SEED or store:EXCHANGE"):
         bl.load_candles(wrong, start=JANUARY)
 
 
@@ -285,3 +285,16 @@ def test_when_all_fail_and_nothing_is_stored_each_exchange_and_its_reason_is_nam
     lines = message.splitlines()[1:]
     assert [line.strip(" ·").partition(":")[0] for line in lines] == ["binance", "kraken", "coinbase", "bitstamp"]
     assert all("refused" in line for line in lines)
+
+
+def test_an_old_file_is_marked_stale_for_whoever_acts_on_its_last_bar(candles, tmp_path):
+    real = candles.iloc[-50:].copy()
+    real.attrs = {}
+    real.to_parquet(tmp_path / "mine.parquet")
+    loaded = bl.load_candles(f"file:{tmp_path / 'mine.parquet'}")
+    assert "stale" not in loaded.attrs
+    assert bl.mark_if_stale(loaded).attrs["stale"].startswith("data of a file, ")
+
+
+def test_simulated_candles_have_no_age(candles):
+    assert "stale" not in bl.mark_if_stale(candles).attrs

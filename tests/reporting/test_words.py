@@ -137,3 +137,22 @@ def test_the_account_shows_what_the_broker_holds(market):
     assert rows["worth"] == f"{broker.equity:,.2f}"
     assert rows["cash"] == "0.00"
     assert rows["fills"] == "1"
+
+
+def test_the_origin_names_checkpoint_and_market(trained):
+    words = sentences.origin(trained).data
+    assert trained.name in words
+    assert "BTC/USDT 1h of simulated:7?edge=0.3" in words
+
+
+def test_trades_are_counted(market):
+    exposure = pd.DataFrame(
+        {"exposure": (pd.RangeIndex(len(market)) // 20 % 2).astype(float)}, index=market.index
+    )  # the fifth is open
+    assert "**4** lots were closed" in sentences.trades(bl.backtest(market, exposure)).data
+    assert "No lot was closed" in sentences.trades(bl.buy_and_hold(market)).data
+
+
+def test_costs_of_nothing_traded_are_not_invented(market):
+    idle = bl.backtest(market, pd.DataFrame({"exposure": 0.0}, index=market.index))
+    assert "Nothing was traded" in sentences.costs(idle, pd.DataFrame()).data
