@@ -27,6 +27,8 @@ def verdict(checkpoint: Checkpoint) -> Markdown:
     if m["distinguishable"]:
         error = f"its error is {m['error_ratio']:.4f} × that of the naive forecast"
         return Markdown(f"The network has **skill that can be told from luck** ({interval}); {error}.")
+    if m["ic_high"] < 0:
+        return Markdown(f"The network's forecasts **point the wrong way** ({interval}). Do not trade it.")
     advice = "Do not trade it: the naive forecast does as well."
     return Markdown(f"The network's skill **cannot be told from zero** ({interval}). {advice}")
 

@@ -22,9 +22,14 @@ def market(candles):
 
 
 def test_no_skill_is_called_no_skill(trained):
-    words = sentences.verdict(with_metrics(trained, distinguishable=False)).data
+    words = sentences.verdict(with_metrics(trained, distinguishable=False, ic_low=-0.01, ic_high=0.02)).data
     assert "cannot be told from zero" in words
     assert "Do not trade it" in words
+
+
+def test_a_forecast_that_is_wrong_more_often_than_luck_is_called_so(trained):
+    words = sentences.verdict(with_metrics(trained, distinguishable=False, ic=-0.03, ic_low=-0.05, ic_high=-0.01)).data
+    assert "point the wrong way" in words
 
 
 def test_skill_is_called_skill(trained):
