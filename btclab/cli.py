@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from btclab.errors import BtclabError, DataUnavailable, InputError
+from btclab.errors import BtclabError, DataUnavailable, InputError, NotListed
 
 if TYPE_CHECKING:
     from btclab.operations.pipeline import Choice
@@ -274,11 +274,10 @@ def main() -> None:
     sys.argv = [word for word in sys.argv if word != DEBUG]
     try:
         app()
-    except DataUnavailable as error:
-        advice = "See what answers: btclab doctor. To work without a network: --source simulated:1"
-        _fail(f"{error}\n{advice}", error.exit_code, debug)
     except BtclabError as error:
-        _fail(str(error), error.exit_code, debug)
+        advice = "\nSee what answers: btclab doctor. To work without a network: --source simulated:1"
+        unreachable = isinstance(error, DataUnavailable) and not isinstance(error, NotListed)
+        _fail(f"{error}{advice if unreachable else ''}", error.exit_code, debug)
     except Exception as error:  # noqa: BLE001  the last net: the user sees it, and with --debug where it came from
         told = f"{type(error).__name__}: {error}\nThis is a fault in btclab; run again with {DEBUG} to see where."
         _fail(told, 1, debug)

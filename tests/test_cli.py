@@ -10,6 +10,8 @@ import sys
 import pytest
 
 from btclab import cli
+from btclab.errors import NotListed
+from btclab.market import sources
 
 COMMANDS = ["pipeline", "train", "backtest", "signal", "run", "runs", "dashboard", "doctor"]
 
@@ -92,6 +94,17 @@ def test_no_signal_is_made_from_an_invented_market_when_no_source_answers(call, 
     assert code == 1
     assert "nothing is stored" in err
     assert not (home / "papermill_runs").exists()
+
+
+def test_a_symbol_that_is_not_listed_is_no_matter_of_the_network(call, monkeypatch):
+    def unlisted(name, *_):
+        raise NotListed(f"{name}: does not list BTC/USDX. Name another market: --symbol BTC/USD.")
+
+    monkeypatch.setattr(sources, "fetch_candles", unlisted)
+    code, _, err = call("pipeline", "--source", "binance", "--symbol", "BTC/USDX")
+    assert code == 2
+    assert "does not list BTC/USDX" in err
+    assert "network" not in err
 
 
 def test_a_parameter_says_the_same_as_its_option(call):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -185,3 +188,17 @@ def test_a_file_where_the_parent_should_be_is_named(tmp_path):
     (tmp_path / "parent").touch()
     with pytest.raises(StorageError, match=r"Cannot write .*parent.run"), folder_aside(tmp_path / "parent" / "run"):
         pass
+
+
+def test_a_process_killed_while_it_fills_a_folder_leaves_nothing_under_its_name(tmp_path):
+    script = (
+        "import os, signal\nfrom pathlib import Path\nfrom btclab.files import folder_aside\n"
+        f"with folder_aside(Path({str(tmp_path / 'run')!r})) as aside:\n"
+        "    (aside / 'weights').write_text('half')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "run").exists()
+    with folder_aside(tmp_path / "run") as aside:  # what the killed one left is in nobody's way
+        (aside / "weights").write_text("whole")
+    assert (tmp_path / "run" / "weights").read_text() == "whole"

@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from btclab.market.candles import timeframe_delta
+from btclab.market.candles import lapse, timeframe_delta
 from btclab.operations.runs import Run
 from btclab.reporting.charts import BLUE, GREY, ORANGE
-from btclab.reporting.tables import banner, lapse
+from btclab.reporting.tables import banner
 
 MISSING = '<span class="btclab-missing">not recorded</span>'
 STALE_BARS = 2  # data older than this many bars are called stale, as `load_candles` does
@@ -126,6 +126,8 @@ def _skill(measured: dict[str, Any] | None) -> str:
     if not measured:
         return MISSING
     colour, words = ("up", "told from luck") if measured["distinguishable"] else ("down", "cannot be told from zero")
+    if measured["ic_high"] < 0:
+        words = "points the wrong way"
     return f'<span class="btclab-{colour}">{words}</span>, IC {measured["ic"]:+.3f}'
 
 

@@ -139,6 +139,16 @@ def closed_bars(candles: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
     return candles[close_times(candles) <= now]
 
 
+def lapse(passed: pd.Timedelta) -> str:
+    """A length of time as a person says it, e.g. '35 min', '3 h 5 min' or '2 days 3 h'."""
+    minutes = int(passed.total_seconds() // 60)
+    days, rest = divmod(minutes, 1440)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours = f"{rest // 60} h"
+    return f"{days:,} day{'s' if days > 1 else ''} {hours}" if days else f"{hours} {rest % 60} min"
+
+
 def between(candles: pd.DataFrame, start: object = None, end: object = None) -> pd.DataFrame:
     """Bars that open at or after `start` and before `end`; either may be None. Naive times are taken as UTC."""
     chosen = candles

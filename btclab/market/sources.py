@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from btclab.errors import DataUnavailable, InputError, NotListed, TooFewBars
-from btclab.market.candles import between, close_times, closed_bars, resample, timeframe_delta, timeframe_of, utc
+from btclab.market.candles import between, close_times, closed_bars, lapse, resample, timeframe_delta, timeframe_of, utc
 from btclab.market.exchange import ExchangeSource
 from btclab.market.importing import read_candle_file
 from btclab.market.simulated import parse_simulated, simulate_candles
@@ -149,7 +149,7 @@ def _age(candles: pd.DataFrame) -> pd.Timedelta:
 
 def _marked_stale(candles: pd.DataFrame) -> pd.DataFrame:
     kind = "data of a file" if str(candles.attrs.get("source")).startswith("file:") else "stored data"
-    candles.attrs = {**candles.attrs, "stale": f"{kind}, {_age(candles).floor('min')} old"}
+    candles.attrs = {**candles.attrs, "stale": f"{kind}, {lapse(_age(candles))} old"}
     return candles
 
 

@@ -12,7 +12,7 @@ from IPython.display import HTML
 from btclab.analysis.backtest import Result
 from btclab.analysis.metrics import UNITS
 from btclab.features.spec import FeatureSpec
-from btclab.market.candles import close_times, fingerprint, timeframe_of
+from btclab.market.candles import close_times, fingerprint, lapse, timeframe_of
 from btclab.reporting.charts import provenance_label
 from btclab.trading.broker import PaperBroker
 
@@ -50,16 +50,6 @@ def age(candles: pd.DataFrame, now: pd.Timestamp | None = None) -> str:
     if candles.attrs.get("simulated"):
         return "none: simulated"
     return lapse((now or pd.Timestamp.now("UTC")) - close_times(candles)[-1])
-
-
-def lapse(passed: pd.Timedelta) -> str:
-    """A length of time as a person says it, e.g. '35 min', '3 h 5 min' or '2 days 3 h'."""
-    minutes = int(passed.total_seconds() // 60)
-    days, rest = divmod(minutes, 1440)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours = f"{rest // 60} h"
-    return f"{days:,} day{'s' if days > 1 else ''} {hours}" if days else f"{hours} {rest % 60} min"
 
 
 def data_window(candles: pd.DataFrame) -> pd.DataFrame:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import btclab as bl
 from btclab.errors import CheckpointError, LookAheadError, TooFewBars
 from btclab.features import audit as audit_module
 from btclab.features.build import build_features
 from btclab.forecasting import forecaster
+from btclab.settings import PROJECT
 from tests.conftest import EDGE, SMALL
 
 QUANTILES = ["q05", "q25", "q50", "q75", "q95"]
@@ -176,3 +183,15 @@ def test_too_few_bars_to_train_on_says_how_many_would_do(trained_candles):
         bl.train(trained_candles.iloc[:500], progress=False)
     enough = int(str(caught.value).split("at least ")[1].split(" bars")[0].replace(",", ""))
     assert bl.train(trained_candles.iloc[:enough], epochs=1, progress=False).metrics["bars"] > 0
+
+
+def test_another_process_trains_the_same_network_bit_for_bit(trained):
+    script = (
+        "import json, btclab as bl\nfrom tests.conftest import EDGE, SMALL\n"
+        "made = bl.train(bl.load_candles(EDGE, end='2021-11-01'), **SMALL)\n"
+        "print(json.dumps([made.curves, made.metrics, made.provenance['fingerprint']]))"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(words, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    assert json.loads(done.stdout) == [trained.curves, trained.metrics, trained.provenance["fingerprint"]]

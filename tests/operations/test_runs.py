@@ -58,6 +58,7 @@ def test_the_description_records_parameters_versions_and_code(tiny):
     assert described["parameters"] == {"count": 5, "name": "x", "fail": False}
     assert described["colour"] == "red"
     assert {"python", "torch", "pandas", "btclab"} <= set(described["versions"])
+    assert re.fullmatch(r"[0-9a-f]{12}(\+changes)?", described["revision"])
     assert described["error"] is None
     assert described["seconds"] > 0
 
