@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -172,3 +173,103 @@ def test_settings_are_frozen(section):
     part = getattr(own, section)
     with pytest.raises(ValidationError, match="frozen"):
         setattr(part, next(iter(type(part).model_fields)), None)
+
+
+# What is said about a wrong one
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "[market]\n\nyears = 40\n",
+            "market.years = 40: Input should be less than or equal to 20 (allowed: > 0 and ≤ 20), line 3",
+        ),
+        ('[trading]\nfee_bps = 1\n[market]\nsymbl = "BTC/EUR"\n', "Did you mean 'symbol' or 'symbols'?"),
+        ('[trading]\nfee_bps = 1\n[market]\nsymbl = "BTC/EUR"\n', "line 4"),
+        ("[markt]\nyears = 4\n", "Did you mean 'market'?"),
+        ("[markt]\nyears = 4\n", "line 1"),
+        ("market.years = 40\n", "line 1"),
+        ("[market]\nexchange_urls = { binance = 3 }\n", "line 2"),
+    ],
+)
+def test_a_wrong_line_is_named_with_what_is_allowed(config, text, said):
+    config(text)
+    assert said in refusal()
+
+
+def test_a_wrong_variable_is_named_and_no_line(config, monkeypatch):
+    config("[market]\nyears = 4\n")
+    monkeypatch.setenv("BTCLAB_MARKET__YEARS", "40")
+    message = refusal()
+    assert "set by BTCLAB_MARKET__YEARS" in message
+    assert "line" not in message
+
+
+@pytest.mark.parametrize("name", ["market.coingeko_api_key", "context.fred_token"])
+def test_a_misspelt_secret_is_not_repeated(config, name):
+    section, _, key = name.partition(".")
+    config(f'[{section}]\n{key} = "s3cr3t"\n')
+    message = refusal()
+    assert name in message
+    assert "s3cr3t" not in message
+
+
+# config.toml and .env
+
+
+def test_config_is_written_on_first_use_and_changes_nothing(home):
+    before = settings().model_dump()
+    text = config_path().read_text(encoding="utf-8")
+    assert tomllib.loads(text) == {name: {} for name in before if name != "home"}
+    assert settings().model_dump() == before
+    for line in ('#symbol = "BTC/USDT"', "#size_mb = 256.0", "#port = 8866", "#urls = {}"):
+        assert line in text.splitlines()
+    assert "api_key" not in text
+
+
+def test_every_line_of_the_written_config_is_a_setting_with_its_default():
+    defaults = settings().model_dump(mode="json")
+    uncommented = [
+        line.removeprefix("#") for line in config_path().read_text(encoding="utf-8").splitlines() if line[:2] != "# "
+    ]
+    for section, held in tomllib.loads("\n".join(uncommented)).items():
+        assert held == {name: value for name, value in defaults[section].items() if name in held}
+        assert set(defaults[section]) - set(held) <= {"coingecko_api_key", "fred_api_key", "cryptopanic_api_key"}
+
+
+def test_a_config_that_is_there_is_left_alone(config):
+    path = config("[market]\nyears = 3\n")
+    settings()
+    assert path.read_text() == "[market]\nyears = 3\n"
+
+
+def test_dotenv_is_read_below_the_environment_and_above_config(config, home, monkeypatch):
+    config("[market]\nyears = 3\n[trading]\nfee_bps = 1\n")
+    (home / ".env").write_text("# mine\nBTCLAB_MARKET__YEARS=2\nexport BTCLAB_TRADING__FEE_BPS='7'\nOTHER_PROGRAM=1\n")
+    assert (settings().market.years, settings().trading.fee_bps) == (2, 7)
+    monkeypatch.setenv("BTCLAB_MARKET__YEARS", "1")
+    assert settings().market.years == 1
+
+
+def test_secrets_of_dotenv_can_be_had_and_are_not_shown(home):
+    (home / ".env").write_text("BTCLAB_CONTEXT__FRED_API_KEY=s3cr3t\n")
+    own = settings()
+    assert own.context.fred_api_key.get_secret_value() == "s3cr3t"
+    assert "s3cr3t" not in repr(own) + str(own) + own.model_dump_json()
+
+
+def test_a_changed_dotenv_is_read_anew(home):
+    assert settings().market.years == 4
+    (home / ".env").write_text("BTCLAB_MARKET__YEARS=2\n")
+    assert settings().market.years == 2
+
+
+def test_a_wrong_section_in_dotenv_is_named(home):
+    (home / ".env").write_text("BTCLAB_MARKT__YEARS=2\n")
+    assert "'markt'. Did you mean 'market'?" in refusal()
+
+
+def test_a_dotenv_that_is_no_text_is_named(home):
+    (home / ".env").write_bytes(b"\xff\xfe\x00BTCLAB")
+    assert f"{home / '.env'} cannot be read" in refusal()

@@ -14,9 +14,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from btclab.errors import CandleError, StorageError
+import btclab as bl
+from btclab.errors import CandleError, InputError, StorageError
 from btclab.market.candles import fingerprint
-from btclab.market.store import folder_of, read_candles, save_candles
+from btclab.market.store import (
+    bar_at,
+    folder_of,
+    held_spans,
+    known_holes,
+    read_candles,
+    remember_holes,
+    save_candles,
+    save_repairs,
+)
 
 MARKET = ("binance", "BTC/USDT", "1h")
 DAYS = 60
@@ -271,3 +281,97 @@ def test_two_processes_at_once_lose_nothing(candles, saver):
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
     assert fingerprint(read_candles(*MARKET)) == fingerprint(candles.iloc[: 24 * DAYS])
+
+
+# What is there
+
+
+def test_held_spans_are_the_unbroken_stretches_also_over_new_year(newyear):
+    save_candles(newyear.drop(index=newyear.index[7]), *MARKET)
+    hour = pd.Timedelta("1h")
+    assert held_spans(*MARKET) == [
+        (newyear.index[0], newyear.index[7]),
+        (newyear.index[8], newyear.index[9] + hour),
+    ]
+
+
+def test_nothing_stored_has_no_spans():
+    assert held_spans(*MARKET) == []
+
+
+def test_one_bar_is_found_by_its_time(newyear):
+    save_candles(newyear, *MARKET)
+    pd.testing.assert_frame_equal(bar_at(*MARKET, newyear.index[6]), newyear.iloc[[6]], check_freq=False)
+    assert bar_at(*MARKET, newyear.index[-1] + pd.Timedelta("1h")) is None
+
+
+def test_holes_are_remembered_and_joined(newyear):
+    a, b, c, d = newyear.index[[0, 2, 4, 6]]
+    remember_holes([(a, b), (c, d)], *MARKET)
+    remember_holes([(b, c)], *MARKET)
+    assert known_holes(*MARKET) == [(a, d)]
+
+
+@pytest.mark.parametrize("name", ["../binance", "a/b", "", "..", ".hidden", "a b"])
+def test_a_name_that_climbs_out_of_the_store_is_refused(name):
+    with pytest.raises(InputError, match="is no name of a source"):
+        read_candles(name, "BTC/USDT", "1h")
+
+
+@pytest.mark.parametrize(("short", "long"), [("1m", "1h"), ("1h", "4h"), ("1h", "1d"), ("15m", "1d")])
+def test_a_longer_timeframe_is_made_from_what_is_stored(candles, short, long):
+    index = pd.date_range(
+        "2021-01-01", periods=len(candles), freq=pd.Timedelta(short.replace("m", "min")), tz="UTC", name="timestamp"
+    )
+    bars = candles.set_axis(index)
+    save_candles(bars, "binance", "BTC/USDT", short)
+    made = bl.load_candles("store:binance", long)
+    bars.attrs["timeframe"] = short
+    assert fingerprint(made) == fingerprint(bl.resample(bars, long))
+    assert made.attrs["notes"] == [f"bars of {long} made from the stored {short} of binance"]
+
+
+# Repairs
+
+
+def test_repaired_bars_fill_the_gaps_and_say_so(newyear):
+    save_candles(newyear.drop(index=newyear.index[3:6]), *MARKET)
+    save_repairs(newyear.iloc[2:6] * 1.001, *MARKET, venue="kraken")
+    held = read_candles(*MARKET)
+    assert list(held.index) == list(newyear.index)
+    assert held["close"].iloc[3] == newyear["close"].iloc[3] * 1.001
+    assert held["close"].iloc[2] == newyear["close"].iloc[2], "the exchange's own bar wins"
+    (span,) = held.attrs["repaired"]
+    assert span == {
+        "start": newyear.index[3].isoformat(),
+        "end": newyear.index[5].isoformat(),
+        "bars": 3,
+        "venue": "kraken",
+    }
+
+
+def test_a_repair_is_no_bar_of_the_exchange_and_yields_to_it(newyear):
+    save_candles(newyear.drop(index=newyear.index[3:6]), *MARKET)
+    save_repairs(newyear.iloc[3:6] * 1.001, *MARKET, venue="kraken")
+    assert len(held_spans(*MARKET)) == 2
+    save_candles(newyear.iloc[3:6], *MARKET)
+    assert fingerprint(read_candles(*MARKET)) == fingerprint(newyear)
+    assert "repaired" not in read_candles(*MARKET).attrs
+
+
+def test_repairs_of_two_venues_are_told_apart(newyear):
+    save_candles(newyear.drop(index=newyear.index[3:6]), *MARKET)
+    save_repairs(newyear.iloc[3:5], *MARKET, venue="kraken")
+    save_repairs(newyear.iloc[5:6], *MARKET, venue="bitstamp")
+    assert [(span["venue"], span["bars"]) for span in read_candles(*MARKET).attrs["repaired"]] == [
+        ("kraken", 2),
+        ("bitstamp", 1),
+    ]
+
+
+def test_damaged_repairs_are_named(newyear):
+    save_candles(newyear.drop(index=newyear.index[3]), *MARKET)
+    save_repairs(newyear.iloc[3:4], *MARKET, venue="kraken")
+    (folder_of(*MARKET) / "repairs.parquet").write_bytes(b"no parquet")
+    with pytest.raises(StorageError, match=r"repairs.parquet cannot be read .* repair again"):
+        read_candles(*MARKET)
