@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from btclab.analysis.backtest import Result, backtest, buy_and_hold, cost_sensitivity
+    from btclab.context.fetch import fetch_context
+    from btclab.context.join import load_context
     from btclab.features.audit import Audit, audit_features
     from btclab.features.build import build_features
     from btclab.features.indicators import indicator
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
     from btclab.forecasting.forecaster import forecast, naive_forecast, out_of_sample, train
     from btclab.forecasting.labels import forward_log_return
     from btclab.market.candles import describe, fingerprint, resample, validate_candles
+    from btclab.market.check import check_candles
+    from btclab.market.feed import ReplayFeed
+    from btclab.market.fetch import update_candles
+    from btclab.market.importing import import_candles, inspect_file
+    from btclab.market.live_feed import LiveFeed
     from btclab.market.quality import quality_summary
     from btclab.market.sources import load_candles, mark_if_stale
     from btclab.records import Costs
@@ -28,6 +35,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "analysis.backtest": ("Result", "backtest", "buy_and_hold", "cost_sensitivity"),
+    "context.fetch": ("fetch_context",),
+    "context.join": ("load_context",),
     "features.audit": ("Audit", "audit_features"),
     "features.build": ("build_features",),
     "features.indicators": ("indicator",),
@@ -36,6 +45,11 @@ _HOMES = {
     "forecasting.forecaster": ("forecast", "naive_forecast", "out_of_sample", "train"),
     "forecasting.labels": ("forward_log_return",),
     "market.candles": ("describe", "fingerprint", "resample", "validate_candles"),
+    "market.check": ("check_candles",),
+    "market.feed": ("ReplayFeed",),
+    "market.fetch": ("update_candles",),
+    "market.importing": ("import_candles", "inspect_file"),
+    "market.live_feed": ("LiveFeed",),
     "market.quality": ("quality_summary",),
     "market.sources": ("load_candles", "mark_if_stale"),
     "records": ("Costs",),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from btclab.commands import cache, data, fetch, importing
 from btclab.errors import BtclabError, DataUnavailable, InputError, NotListed
 
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ Parameter = Annotated[
     list[str] | None,
     typer.Option("--parameter", "-p", help="A parameter of the notebook, as name=value; may be repeated."),
 ]
+
+
+app.command(epilog="Example: [bold]btclab fetch --since 2017-08-17[/bold]")(fetch.fetch)
+app.command("import", epilog=importing.EPILOG)(importing.import_file)
+app.add_typer(data.app, name="data")
+app.add_typer(cache.app, name="cache")
 
 
 def _print_version(asked: bool) -> None:

@@ -78,7 +78,6 @@ class ContextSettings(BaseModel):
         dict[str, str], _said('another base address of a source, e.g. { fred = "http://127.0.0.1:9000" }')
     ] = {}
     fred_api_key: Annotated[SecretStr | None, _said("key for the macro series of FRED (in .env)")] = None
-    cryptopanic_api_key: Annotated[SecretStr | None, _said("key for the news of CryptoPanic (in .env)")] = None
 
 
 class CacheSettings(BaseModel):

@@ -14,7 +14,7 @@ from btclab.settings import PROJECT
 PACKAGE = PROJECT / "btclab"
 # Along the flow; each may import those to its left. The plain modules at the top may be imported by all.
 FLOW = ["market", "context", "features", "forecasting", "trading", "analysis", "reporting"]
-ENDS = ["dashboard", "operations", "cli"]  # import everything, are imported by nothing to their left
+ENDS = ["dashboard", "operations", "commands", "cli"]  # import everything, are imported by nothing to their left
 PLAIN = {"errors", "files", "records", "settings", "__version__"}
 
 

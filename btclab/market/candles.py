@@ -5,7 +5,8 @@ A candle frame has a tz-aware UTC `DatetimeIndex` named `timestamp` (the bar's *
 `close_time = timestamp + timeframe`.
 
 `candles.attrs` says where the rows came from: `source`, `symbol`, `timeframe`, `simulated` and, where it applies,
-`stale` (how old stored data is that could not be refreshed) and `notes` (what a reader must know).
+`stale` (how old stored data is that could not be refreshed), `notes` (sources that failed before this one, and why),
+`repaired` (which bars are another venue's) and `remarks` (what else a reader must know of how the bars were made).
 """
 
 from __future__ import annotations
@@ -168,12 +169,9 @@ def lapse(passed: pd.Timedelta) -> str:
 
 def between(candles: pd.DataFrame, start: object = None, end: object = None) -> pd.DataFrame:
     """Bars that open at or after `start` and before `end`; either may be None. Naive times are taken as UTC."""
-    chosen = candles
-    if start is not None:
-        chosen = chosen[chosen.index >= utc(start)]
-    if end is not None:
-        chosen = chosen[chosen.index < utc(end)]
-    return chosen
+    first = 0 if start is None else int(candles.index.searchsorted(utc(start)))
+    past = len(candles) if end is None else int(candles.index.searchsorted(utc(end)))
+    return candles.iloc[first:past]
 
 
 def utc(moment: object) -> pd.Timestamp:
@@ -190,6 +188,7 @@ def utc(moment: object) -> pd.Timestamp:
 def describe(candles: pd.DataFrame) -> dict[str, Any]:
     """What a run records of its candles: source, market, span (UTC, open times), number of bars and fingerprint."""
     said = {key: candles.attrs.get(key) for key in ("source", "symbol", "simulated", "stale")}
+    said |= {key: candles.attrs[key] for key in ("repaired", "remarks") if candles.attrs.get(key)}
     span = {"first": candles.index[0].isoformat(), "last": candles.index[-1].isoformat(), "bars": len(candles)}
     return {**said, "timeframe": timeframe_of(candles), **span, "fingerprint": fingerprint(candles)}
 

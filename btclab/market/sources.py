@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl
 
-import numpy as np
 import pandas as pd
 
-from btclab.errors import DataUnavailable, InputError, NotListed, TooFewBars
-from btclab.market.candles import between, close_times, closed_bars, lapse, resample, timeframe_delta, timeframe_of, utc
-from btclab.market.exchange import ExchangeSource
+from btclab.errors import DataUnavailable, NotListed, TooFewBars, unknown
+from btclab.market.candles import between, close_times, closed_bars, lapse, resample, timeframe_delta, timeframe_of
+from btclab.market.fetch import update_candles
 from btclab.market.importing import read_candle_file
 from btclab.market.simulated import parse_simulated, simulate_candles
-from btclab.market.store import read_candles, save_candles
+from btclab.market.store import read_candles, resampled_from_store
 from btclab.settings import settings
 
-NEAR = 500  # holes this many bars apart or less are fetched together: most exchanges answer with a page this long
+# What may follow file:PATH? and how `importing.Options` calls it.
+FILE_OPTIONS = {
+    "tz": "zone",
+    **{name: name for name in ("unit", "dayfirst", "decimal", "volume_unit", "stamp", "sheet", "keep")},
+}
 
 
 def load_candles(
@@ -30,8 +34,10 @@ def load_candles(
 
     `source` is one of
         "binance", "kraken", …   an exchange that ccxt knows; what is fetched is stored, and only what is missing is fetched
-        "store:binance"          what is stored of that exchange, without asking it
-        "file:PATH"              a CSV or Parquet file (`?tz=Europe/Berlin` if its times are naive)
+        "coingecko"              the aggregator's daily bars, fetched and stored likewise
+        "store:binance"          what is stored under that name, without asking anybody; a longer timeframe is made of it
+        "file:PATH"              a CSV, XLSX, Parquet or JSON file; `?tz=Europe/Berlin` if its times are naive; also
+                                 `&stamp=close`, `&volume_unit=quote` … (see `importing.Options`)
         "simulated:SEED"         a simulated market; `?edge=0.05` plants a known predictability
         None                     the exchanges of the settings in turn, then what is stored of them, marked stale
     Without `start` an exchange gives all that is stored of it, and at least the last `market.years` of the settings;
@@ -51,7 +57,7 @@ def load_candles(
             seed, edge = parse_simulated(rest)
             candles = simulate_candles(seed, edge, timeframe, end=end)
         elif kind == "store":
-            candles = _from_store(rest, timeframe, symbol)
+            candles = _from_store(rest, timeframe, symbol, start, end)
         else:
             candles = fetch_candles(source, timeframe, start, end, symbol)
     chosen = between(candles, start, end)
@@ -66,57 +72,40 @@ def load_candles(
 def fetch_candles(
     source: str, timeframe: str, start: object = None, end: object = None, symbol: str | None = None
 ) -> pd.DataFrame:
-    """Candles of one exchange: the stored ones, and what is missing before and after them, which is stored in turn.
+    """Candles of one exchange or CoinGecko: what is missing is fetched and stored, then the span is read from the store.
 
-    Every page is stored as it arrives, so that an interrupted fetch loses nothing. Raises `DataUnavailable`.
+    Without `start`, all that is stored of it. Raises `DataUnavailable`.
     """
     symbol = symbol or settings().market.symbol
-    exchange = ExchangeSource(source)
-    now = pd.Timestamp.now("UTC")
-    first = utc(start) if start is not None else now - pd.Timedelta(days=365 * settings().market.years)
-    last = min(utc(end), now) if end is not None else now
-    stored = read_candles(source, symbol, timeframe)
-    step = timeframe_delta(timeframe)
-    try:
-        for lower, upper in _missing(stored, first.ceil(step), min(last.ceil(step), now.floor(step)), step):
-            for page in exchange.fetch(symbol, timeframe, lower, upper):
-                save_candles(page, source, symbol, timeframe)
-    except DataUnavailable as error:
-        held = "" if stored is None else f" What is stored up to {stored.index[-1]} can be had as store:{source}."
-        raise type(error)(f"{error}{held}") from error
-    candles = read_candles(source, symbol, timeframe)
+    update_candles(source, timeframe, start, end, symbol)
+    candles = read_candles(source, symbol, timeframe, start, end)
     if candles is None:
-        raise DataUnavailable(f"{source}: no bars of {symbol} {timeframe} between {first} and {last}.")
+        raise DataUnavailable(f"{source}: no bars of {symbol} {timeframe} from {start} to {end or 'now'}.")
+    return _remarked(candles)
+
+
+def _remarked(candles: pd.DataFrame) -> pd.DataFrame:
+    """What the store does not keep: how CoinGecko's volume was made."""
+    if candles.attrs["source"] == "coingecko":
+        from btclab.market.coingecko import _volume_note as volume_note
+
+        note = volume_note(candles.attrs["symbol"].partition("/")[2])
+        candles.attrs = {**candles.attrs, "remarks": [*candles.attrs.get("remarks", []), note]}
     return candles
-
-
-def _missing(
-    stored: pd.DataFrame | None, lower: pd.Timestamp, upper: pd.Timestamp, step: pd.Timedelta
-) -> list[tuple[pd.Timestamp, pd.Timestamp]]:
-    """Spans [from, to) of open times in [lower, upper) to ask for: before, after and between the stored bars.
-
-    Holes are asked for again: an earlier fetch may have been interrupted, or have asked for another span.
-    """
-    if lower >= upper:
-        return []
-    held = pd.DatetimeIndex([]).tz_localize("UTC") if stored is None else pd.DatetimeIndex(stored.index)
-    edges = held[(held >= lower) & (held < upper)].insert(0, lower - step)
-    edges = edges.insert(len(edges), upper)
-    spans: list[tuple[pd.Timestamp, pd.Timestamp]] = []
-    for i in np.flatnonzero(np.diff(edges) > step).tolist():
-        start = edges[i] + step
-        if spans and start - spans[-1][1] <= NEAR * step:
-            start = spans.pop()[0]
-        spans.append((start, edges[i + 1]))
-    return spans
 
 
 def _from_file(text: str, timeframe: str, symbol: str) -> pd.DataFrame:
     name, _, query = text.partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
-    if set(options) - {"tz"}:
-        raise InputError(f"Unknown option in file:{text}; only tz is known, e.g. file:{name}?tz=UTC.")
-    candles = read_candle_file(Path(name).expanduser(), options.get("tz") or None)
+    for option in options:
+        if option not in FILE_OPTIONS:
+            raise unknown(
+                f"option of file:{name}", option, FILE_OPTIONS, f"Written e.g. file:{name}?tz=UTC&stamp=close."
+            )
+    given: dict[str, Any] = {FILE_OPTIONS[option]: value for option, value in options.items() if value}
+    if "dayfirst" in given:
+        given["dayfirst"] = given["dayfirst"].lower() in ("1", "true", "yes")
+    candles = read_candle_file(Path(name).expanduser(), symbol=symbol, **given)
     # A simulated market stays one when it is exported: by what Parquet kept of its attrs, or by its name.
     simulated = bool(candles.attrs.get("simulated")) or "simulated" in Path(name).name.lower()
     held = timeframe_of(candles)
@@ -124,13 +113,18 @@ def _from_file(text: str, timeframe: str, symbol: str) -> pd.DataFrame:
     return resample(closed_bars(candles, pd.Timestamp.now("UTC")), timeframe)
 
 
-def _from_store(name: str, timeframe: str, symbol: str) -> pd.DataFrame:
-    candles = read_candles(name, symbol, timeframe)
+def _from_store(name: str, timeframe: str, symbol: str, start: object = None, end: object = None) -> pd.DataFrame:
+    candles = read_candles(name, symbol, timeframe, start, end)
+    if candles is None:
+        candles = read_candles(name, symbol, timeframe)  # to say below what is held
+    if candles is None:
+        candles = resampled_from_store(name, symbol, timeframe)
     if candles is None:
         raise DataUnavailable(
-            f"Nothing is stored of {name} {symbol} {timeframe}. Fetch it: btclab pipeline --source {name}"
+            f"Nothing is stored of {name} {symbol} {timeframe}. Fetch it: btclab fetch --source {name}"
+            f" --symbol {symbol} --timeframe {timeframe}"
         )
-    return mark_if_stale(candles)
+    return mark_if_stale(_remarked(candles))
 
 
 def mark_if_stale(candles: pd.DataFrame) -> pd.DataFrame:
@@ -158,16 +152,16 @@ def _first_available(timeframe: str, start: object, end: object, symbol: str) ->
     names, unlisted = settings().market.exchanges, 0
     for name in names:
         try:
-            candles = fetch_candles(name, timeframe, start, end, symbol)
+            fetched = update_candles(name, timeframe, start, end, symbol)
         except DataUnavailable as error:
             unlisted += isinstance(error, NotListed)
             errors.append(str(error))
             continue
-        short = _too_short(candles, timeframe, start, end)
-        if not short:
+        candles = None if fetched.short else read_candles(name, symbol, timeframe, start, end)
+        if candles is not None:
             candles.attrs["notes"] = [*errors]
             return candles
-        errors.append(f"{name}: {short}")
+        errors.append(f"{name}: {fetched.short}")
     if unlisted == len(names):
         raise NotListed(
             f"No exchange of the settings lists {symbol}: {', '.join(names)}. Name another: --symbol BTC/USDT"
@@ -181,13 +175,3 @@ def _first_available(timeframe: str, start: object, end: object, symbol: str) ->
     raise DataUnavailable(
         "No source could be reached and nothing is stored.\n" + "\n".join(f"  · {error}" for error in errors)
     )
-
-
-def _too_short(candles: pd.DataFrame, timeframe: str, start: object, end: object) -> str:
-    """Why `candles` are less than half of what was asked for (some exchanges keep only the newest bars), or ''."""
-    now = pd.Timestamp.now("UTC")
-    first = utc(start) if start is not None else now - pd.Timedelta(days=365 * settings().market.years)
-    last = min(utc(end), now) if end is not None else now
-    asked = (last - first) // timeframe_delta(timeframe)
-    held = len(between(candles, first, last))
-    return f"has only {held:,} of the {asked:,} bars asked for" if held < asked / 2 else ""

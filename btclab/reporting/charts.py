@@ -56,7 +56,11 @@ def provenance_label(attrs: dict[Any, Any]) -> str:
     """'SIMULATED MARKET …' or 'STALE …' for data that need it, else ''."""
     if attrs.get("simulated"):
         return f"SIMULATED MARKET · {attrs.get('source')}"
-    return f"STALE · {attrs['stale']}" if attrs.get("stale") else ""
+    parts = [f"STALE · {attrs['stale']}"] if attrs.get("stale") else []
+    if attrs.get("repaired"):
+        venues = sorted({span["venue"] for span in attrs["repaired"]})
+        parts.append(f"{sum(span['bars'] for span in attrs['repaired']):,} BARS FILLED FROM {', '.join(venues)}")
+    return " · ".join(parts)
 
 
 def _market(attrs: dict[Any, Any]) -> str:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:  # a checkpoint brings torch, which figures and tables do not 
     from btclab.forecasting.checkpoints import Checkpoint
 
 
+MOST_SPANS = 5  # repaired spans named in a banner
+
+
 def table(frame: pd.DataFrame) -> HTML:
     """`frame` without its index, missing values as a dash."""
     if frame.empty:
@@ -38,6 +41,13 @@ def banner(candles: pd.DataFrame) -> HTML:
         )
     if attrs.get("stale"):
         lines.append(f"<b>STALE DATA</b>: {escape(str(attrs['stale']))}.")
+    if attrs.get("repaired"):
+        spans = [f"{span['bars']:,} from {span['start'][:16]} ({span['venue']})" for span in attrs["repaired"]]
+        lines.append(
+            f"<b>FILLED GAPS</b>, bars of another venue: {escape('; '.join(spans[:MOST_SPANS]))}"
+            f"{f' and {len(spans) - MOST_SPANS} more' if len(spans) > MOST_SPANS else ''}."
+        )
+    lines += [f"{escape(str(remark))}." for remark in attrs.get("remarks", [])]
     lines += [f"Source failed: {escape(str(note))}" for note in attrs.get("notes", [])]
     style = (
         "border-left:6px solid #d1393b;background:#fdecec;color:#24292f;padding:.7em 1em;margin:.5em 0;font-size:1.05em"

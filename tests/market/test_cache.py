@@ -45,7 +45,41 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return lambda seconds: ahead.__setitem__(0, ahead[0] + seconds)
 
 
+@pytest.fixture(autouse=True)
+def _no_memory(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Every test but those that say otherwise is of the disk."""
+    if "memory" not in request.node.name:
+        monkeypatch.setattr(cache, "MEMORY_S", 0)
+
+
 # What is kept, and for how long
+
+
+def test_memory_answers_like_the_disk_and_no_longer_than_the_kind_lives(clock):
+    ask = Asked()
+    first, again = (cached("s", "r", "ticker", ask) for _ in range(2))
+    assert first.content == again.content and ask.times == 1
+    clock(11)
+    cached("s", "r", "ticker", ask)
+    assert ask.times == 2
+
+
+def test_memory_is_bounded_and_cleared_with_the_disk():
+    for i in range(2 * cache.MOST_RECENT):
+        cached("s", str(i), "history", Asked())
+    assert len(cache._recent) <= cache.MOST_RECENT
+    cache.clear_cache()
+    ask = Asked()
+    cached("s", str(2 * cache.MOST_RECENT - 1), "history", ask)
+    assert ask.times == 1
+
+
+def test_memory_of_another_home_is_not_read(monkeypatch, home):
+    cached("s", "r", "history", Asked())
+    monkeypatch.setenv("BTCLAB_HOME", str(home / "other"))
+    ask = Asked()
+    cached("s", "r", "history", ask)
+    assert ask.times == 1
 
 
 def test_an_answer_is_asked_for_once_and_comes_back_equal():
@@ -194,11 +228,11 @@ def test_the_folder_is_the_users_alone():
 
 
 def test_entries_are_json(home):
-    cached("s", "r", "daily", Asked({"price": 1.5}))
-    (entry,) = cache.folder().rglob("*.val")
-    head, body = entry.read_bytes().split(b"\n")
-    assert json.loads(head).keys() == {"fetched"}
-    assert json.loads(body) == {"price": 1.5}
+    for size in (1, 2_000_000):  # in the database, and in a file beside it
+        cached("s", str(size), "daily", Asked({"price": "x" * size}))
+        head, body = cache._open().get(f"{cache.SCHEMA}|s|{size}").split(b"\n")
+        assert abs(float(head) - time.time()) < 60
+        assert json.loads(body) == {"price": "x" * size}
 
 
 class _Bomb:
@@ -213,7 +247,7 @@ class _Bomb:
 
 @pytest.mark.parametrize("where", ["database", "file", "key"])
 def test_a_pickled_entry_is_refused_and_not_loaded(home, where):
-    cached("s", "r", "daily", Asked())
+    cached("s", "r", "daily", Asked("x" * 2_000_000))
     bomb = pickle.dumps(_Bomb(home / "exploded"))
     base = sqlite3.connect(cache.folder() / "answers" / "cache.db")
     with base:
@@ -240,7 +274,7 @@ def test_values_that_are_no_json_are_refused():
 
 @pytest.mark.parametrize("damage", ["database", "entry", "lost entry"])
 def test_a_damaged_cache_costs_a_question_and_no_answer(damage):
-    ask = Asked()
+    ask = Asked("x" * 2_000_000)
     cached("s", "r", "daily", ask)
     (entry,) = cache.folder().rglob("*.val")
     if damage == "lost entry":

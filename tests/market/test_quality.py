@@ -8,7 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from btclab.market.quality import FLAT_STRETCH, flat_stretches, gaps, interpolated_stretches, quality_summary
+import btclab as bl
+from btclab.errors import CandleError
+from btclab.market.quality import (
+    FLAT_STRETCH,
+    clean_raw,
+    flat_stretches,
+    gaps,
+    inspect_raw,
+    interpolated_stretches,
+    outliers,
+    quality_summary,
+    silent_stretches,
+)
 
 START = pd.Timestamp("2024-01-01", tz="UTC")
 HOUR = pd.Timedelta("1h")
@@ -162,3 +174,133 @@ def test_summary_of_the_real_hours(real):
     assert (said["bars"], said["missing"]) == ("64,651", "1 in 1 gaps")
     assert float(said["coverage"]) == pytest.approx(100 * 64_651 / 64_652, abs=5e-4)
     assert np.isfinite(float(said["largest move"].split()[0]))
+
+
+# Zero volume
+
+
+def test_bars_without_volume_are_one_stretch_until_something_is_traded():
+    frame = hours()
+    frame.iloc[[4, 5, 9], frame.columns.get_loc("volume")] = 0.0
+    assert spans(silent_stretches(frame)) == [(4, 5, 2), (9, 9, 1)]
+
+
+# Outliers
+
+
+def judged(candles: pd.DataFrame) -> list[tuple[pd.Timestamp, str]]:
+    return [(row.start, row.kind) for row in outliers(candles).itertuples()]
+
+
+def changed(candles: pd.DataFrame, row: int, column: str, factor: float) -> pd.DataFrame:
+    frame = candles.copy()
+    frame.iloc[row, frame.columns.get_loc(column)] *= factor
+    return frame
+
+
+@pytest.mark.parametrize("seed", range(1, 7))
+def test_simulated_bars_without_a_defect_have_no_outlier(seed):
+    hourly = bl.load_candles(f"simulated:{seed}")
+    assert outliers(hourly).empty
+    assert outliers(bl.resample(hourly, "1d")).empty
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(row=st.integers(1, 2100), column=st.sampled_from(["low", "high"]), size=st.floats(0.3, 3))
+def test_a_bad_tick_is_found_where_it_is_and_nowhere_else(candles, row, column, size):
+    frame = changed(candles, row, column, float(np.exp(-size if column == "low" else size)))
+    assert judged(frame) == [(frame.index[row], column)]
+
+
+def test_a_close_that_comes_back_is_a_spike_and_its_way_back_is_none(candles):
+    frame = changed(changed(candles, 500, "close", 0.5), 500, "low", 0.5)
+    assert judged(frame) == [(frame.index[500], "low")]
+
+
+def test_a_fall_that_stays_is_a_move_and_no_spike(candles):
+    frame = candles.copy()
+    frame.iloc[500:, :4] *= 0.5
+    frame.iloc[500, frame.columns.get_loc("open")] = frame["close"].iloc[499]
+    frame.iloc[500, frame.columns.get_loc("high")] = frame["close"].iloc[499]
+    found = outliers(frame)
+    assert found["kind"].tolist() == ["move"]
+    assert found["start"].tolist() == [frame.index[500]]
+    assert found["size"].iloc[0] == pytest.approx(np.log(0.5), abs=0.1)
+
+
+def test_the_step_across_a_hole_is_no_move(candles):
+    frame = candles.copy()
+    frame.iloc[800:, :4] *= 1.6
+    assert judged(frame.drop(index=frame.index[790:810])) == []
+
+
+def test_closes_alone_are_judged_by_their_closes(candles):
+    frame = changed(candles, 500, "close", 0.5)[["close"]]
+    frame.attrs = candles.attrs
+    assert judged(frame) == [(frame.index[500], "low")]
+
+
+def test_a_price_that_never_changes_has_no_outlier():
+    assert outliers(hours(200)).empty
+
+
+# Raw frames
+
+
+def raw(frame: pd.DataFrame) -> dict[str, int]:
+    return inspect_raw(frame, "1h").set_index("finding")["bars"].to_dict()
+
+
+def test_a_sound_frame_has_nothing_against_it():
+    assert inspect_raw(hours()).empty
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (lambda frame: pd.concat([frame, frame.iloc[[3]]]).sort_index(), {"duplicate": 2}),
+        (lambda frame: pd.concat([frame, 2 * frame.iloc[[3]]]).sort_index(), {"conflicting duplicate": 2}),
+        (lambda frame: frame.iloc[[0, 1, 3, 2, *range(4, 24)]], {"unsorted": 1}),
+        (lambda frame: frame.set_axis(frame.index[:-1].append(frame.index[-1:] + HOUR / 2)), {"misaligned stamp": 1}),
+        (lambda frame: frame.assign(close=frame["close"].where(frame.index != frame.index[7])), {"missing value": 1}),
+        (lambda frame: frame.assign(low=frame["low"].where(frame.index != frame.index[7], 100.5)), {"impossible bar": 1}),
+        (lambda frame: frame.assign(volume=frame["volume"].where(frame.index != frame.index[7], -1)), {"impossible bar": 1}),
+        (lambda frame: frame.set_axis(frame.index[:-1].append(pd.DatetimeIndex([pd.NaT], tz="UTC"))), {"no time": 1}),
+    ],
+    ids=["duplicate", "conflict", "unsorted", "misaligned", "missing", "low above open", "negative volume", "no time"],
+)  # fmt: skip
+def test_each_defect_of_a_raw_frame_is_named_and_counted(spoil, expected):
+    assert raw(spoil(hours())) == expected
+
+
+def test_a_raw_finding_names_its_rows_and_times():
+    frame = hours()
+    row = inspect_raw(pd.concat([frame, frame.iloc[[3]]]), "1h").set_index("finding").loc["duplicate"]
+    assert (row["start"], row["severity"]) == (frame.index[3], "bad")
+    assert "row 3, 24" in row["detail"]
+
+
+def test_what_is_left_of_a_spoiled_frame_is_sound():
+    frame = hours()
+    spoiled = pd.concat([frame, 2 * frame.iloc[[3]], frame.iloc[[5]].set_axis(frame.index[[5]] + HOUR / 2)]).iloc[::-1]
+    left = clean_raw(spoiled)
+    assert list(left.index) == list(frame.index)
+    assert inspect_raw(left).empty
+    assert left.attrs["timeframe"] == "1h"
+
+
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [
+        (pd.DataFrame({"close": [1.0]}), "need a DatetimeIndex"),
+        (pd.DataFrame({"price": [1.0]}, index=pd.DatetimeIndex([START])), "No column 'close'"),
+    ],
+)
+def test_what_is_no_price_series_is_refused(frame, said):
+    with pytest.raises(CandleError, match=said):
+        inspect_raw(frame)
+
+
+def test_naive_times_are_read_as_utc():
+    frame = hours()
+    pd.testing.assert_index_equal(clean_raw(frame.tz_localize(None)).index, frame.index)

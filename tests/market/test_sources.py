@@ -8,13 +8,10 @@ from contextlib import ExitStack
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import btclab as bl
 from btclab.errors import DataUnavailable, InputError, TooFewBars
 from btclab.market.candles import between, fingerprint
-from btclab.market.sources import NEAR, _missing
 from btclab.market.store import read_candles, save_candles
 from tests.market.replay import Replay, serving
 
@@ -85,44 +82,10 @@ def test_two_spans_apart_leave_no_hole_between_them(server, candles):
     assert fingerprint(loaded) == fingerprint(between(candles, JANUARY, "2021-03-05"))
 
 
-def test_an_interrupted_fetch_is_resumed_where_it_stopped(server, candles):
-    bl.load_candles("binance", start="2021-03-20", end=APRIL)
-    asked(server)
-    server.mood, server.patience = 500, 1
-    unavailable("binance", JANUARY, APRIL)
-    assert len(stored()) == 1000 + 12 * 24
-    server.mood, server.patience = None, 0
-    asked(server)
-    loaded = bl.load_candles("binance", start=JANUARY, end=APRIL)
-    assert asked(server)[0] == f"{candles.index[1000]:%m-%d %H:%M}"
-    assert fingerprint(loaded) == fingerprint(between(candles, JANUARY, APRIL))
-
-
 def test_an_end_between_two_bars_includes_the_bar_that_opened_before_it(server, candles):
     bl.load_candles("binance", start=JANUARY, end="2021-01-02T10:00")
     loaded = bl.load_candles("binance", start=JANUARY, end="2021-01-02T10:30")
     assert loaded.index[-1] == pd.Timestamp("2021-01-02T10:00Z")
-
-
-@settings(max_examples=50, deadline=None, derandomize=True)
-@given(st.sets(st.integers(0, 40)), st.integers(0, 40), st.integers(0, 40))
-def test_missing_spans_and_stored_bars_make_the_whole(held, lower, upper):
-    origin = pd.Timestamp(JANUARY, tz="UTC")
-    index = pd.DatetimeIndex([origin + hour * HOUR for hour in sorted(held)], tz="UTC")
-    frame = pd.DataFrame(index=index) if held else None
-    spans = _missing(frame, origin + lower * HOUR, origin + upper * HOUR, HOUR)
-    asked_for = {(start + k * HOUR - origin) // HOUR for start, end in spans for k in range((end - start) // HOUR)}
-    assert asked_for | (held & set(range(lower, upper))) == set(range(lower, upper))
-    assert asked_for <= set(range(lower, upper))
-
-
-def test_holes_far_apart_are_asked_for_one_by_one_and_near_ones_together():
-    origin = pd.Timestamp(JANUARY, tz="UTC")
-    whole = pd.date_range(origin, periods=2 * NEAR, freq="h")
-    frame = pd.DataFrame(index=whole.delete([5, 9, NEAR + 100]))
-    spans = _missing(frame, origin, whole[-1] + HOUR, HOUR)
-    hours = [((start - origin) // HOUR, (end - origin) // HOUR) for start, end in spans]
-    assert hours == [(5, 10), (NEAR + 100, NEAR + 101)]
 
 
 # One source that was named
@@ -169,7 +132,9 @@ def test_wrong_span_or_timeframe_is_refused(server, options):
 
 
 def test_nothing_stored_names_the_command_that_fetches():
-    assert unavailable("store:binance").endswith("Fetch it: btclab pipeline --source binance")
+    assert unavailable("store:binance").endswith(
+        "Fetch it: btclab fetch --source binance --symbol BTC/USDT --timeframe 1h"
+    )
 
 
 def test_store_is_read_without_asking_the_exchange(server, candles):

@@ -328,7 +328,7 @@ def test_a_longer_timeframe_is_made_from_what_is_stored(candles, short, long):
     made = bl.load_candles("store:binance", long)
     bars.attrs["timeframe"] = short
     assert fingerprint(made) == fingerprint(bl.resample(bars, long))
-    assert made.attrs["notes"] == [f"bars of {long} made from the stored {short} of binance"]
+    assert made.attrs["remarks"] == [f"Bars of {long} made from the stored {short} of binance"]
 
 
 # Repairs

@@ -17,7 +17,7 @@ from btclab.reporting.mime import NOISE, PLOTLY
 from btclab.settings import PROJECT
 
 REPORTS = PROJECT / "notebooks" / "reports"
-ORDER = ("train", "backtest", "signal")  # the others read the checkpoint that train stores
+ORDER = ("train", "backtest", "signal", "data_quality")  # backtest and signal read the checkpoint that train stores
 
 
 def store(path: Path, aside: Path) -> None:

@@ -1,0 +1,1 @@
+"""The commands of `btclab`: thin Typer shells, a file a topic; heavy packages are imported inside them."""
