@@ -75,7 +75,8 @@ class ContextSettings(BaseModel):
 
     model_config = _FROZEN
     urls: Annotated[
-        dict[str, str], _said('another base address of a source, e.g. { fred = "http://127.0.0.1:9000" }')
+        dict[str, str],
+        _said('another base address of a source, e.g. { fred = "http://127.0.0.1:9000", "alternative.me" = "…" }'),
     ] = {}
     fred_api_key: Annotated[SecretStr | None, _said("key for the macro series of FRED (in .env)")] = None
 

@@ -140,6 +140,9 @@ def _fetch_context(console: Console, names: list[str] | None, since: str | None,
         last = "–" if one.last is None else f"{one.last:%Y-%m-%d}"
         table.add_row(one.name, f"{one.new:,}", f"{one.rows:,}", last, f"[{colour}]{state}[/]")
     console.print(table)
+    for one in outcomes:
+        for note in one.notes:
+            console.print(f"[yellow]note[/yellow] {one.name}: {note}", soft_wrap=True, highlight=False)
     return sum(bool(one.failed) for one in outcomes)
 
 

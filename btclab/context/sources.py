@@ -65,8 +65,9 @@ def coingecko(series: Series, code: str, since: pd.Timestamp) -> Readings:
     """CoinGecko: snapshots at 00:00 UTC, and as the last row what is now, which is none of them."""
 
     def columns(content: Any) -> Columns:
-        newest = max((row[0] for row in content[code]), default=0)
-        rows = [row for row in content[code] if row[0] != newest or newest % 86_400_000 == 0]
+        rows = [row for row in content[code] if row[0] % 86_400_000 == 0]
+        if content[code] and not rows:
+            raise ValueError(f"none of its {len(content[code])} rows is stamped, in ms, with 00:00 UTC")
         return [row[0] for row in rows], [row[1] for row in rows]
 
     days = min(_days_back(since), 365)  # all that is free

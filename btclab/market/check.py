@@ -31,6 +31,7 @@ from btclab.market.quality import (
 from btclab.market.venues import (
     FOREIGN,
     LAGS,
+    LEAST_OVERLAP,
     aligned,
     at_timeframe,
     date_shifts,
@@ -138,7 +139,7 @@ def load_for_check(
         raw.attrs = {
             "source": f"file:{Path(name).name}",
             "symbol": symbol,
-            "notes": [f"{error} Examined as it stands; naive times are read as UTC."],
+            "refused": f"{error} Examined as it stands, naive times as UTC.",
         }
         return between(raw, start, end)
 
@@ -250,7 +251,8 @@ def _shifted(shifts: pd.DataFrame, candles: pd.DataFrame, reference: pd.DataFram
     venue, timeframe = venue_of(reference), timeframe_of(candles)
     for row in each(shifts):
         if not row.told:
-            detail = f"correlation with {venue} is only {row.correlation:.2f} at its best, over {row.bars:,} bars"
+            short = f"; {LEAST_OVERLAP} bars are needed to tell" if row.bars < LEAST_OVERLAP else ", too low to tell"
+            detail = f"correlation with {venue} is {row.correlation:.2f} at its best, over {row.bars:,} bars{short}"
             yield "dates not confirmed", "note", row.start, row.end, row.bars, detail
         elif row.lag:
             word = "late" if row.lag > 0 else "early"

@@ -207,6 +207,7 @@ class Times:
 
 UNITS: dict[str, float] = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}  # microseconds in one
 _AWARE = r"Z$|\d:\d\d(?::\d\d)?(?:\.\d+)?\s?[+-]\d\d(?::?\d\d)?$"
+_NAMED_MONTH = r"^(?=.*(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec))(?=.*\d{4})"
 _SHOWN = "write e.g. 2024-01-31 12:00 or seconds since 1970"
 
 
@@ -313,6 +314,8 @@ def _from_text(text: pd.Series, dayfirst: bool | None) -> Times:
     iso = text.str.match(r"\d{4}-\d\d-\d\d").fillna(False).astype(bool)
     twelve = text.str.contains(r"[ap]m", regex=True, case=False).fillna(False).astype(bool)
     form = "ISO8601" if iso.any() and not twelve.any() else "mixed"
+    # Elsewhere pandas would guess the order of the numbers: only a month's name and a whole year leave one way to read it.
+    text = text.where(iso | text.str.contains(_NAMED_MONTH, regex=True, case=False).fillna(False).astype(bool))
     aware = text.str.contains(_AWARE, regex=True).fillna(False).astype(bool)
     zoned = text.where(aware) if aware.any() else text
     stamps = pd.to_datetime(zoned, format=form, errors="coerce", utc=bool(aware.any()))

@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+import json
+import re
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import numpy as np
 import pandas as pd
+import requests
+from requests.adapters import HTTPAdapter
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, stop_before_delay
 from tqdm import tqdm
 
 from btclab.errors import CandleError, DataUnavailable, NotListed, unknown
-from btclab.market.candles import COLUMNS, closed_bars, timeframe_delta, validate_candles
+from btclab.market.cache import cached
+from btclab.market.candles import COLUMNS, closed_bars, refuse_jumps, timeframe_delta, validate_candles
 from btclab.settings import settings
+
+TRIES = 3
+PATIENCE = 3.0  # timeouts that all tries may take together, and that an exchange may ask to wait
+BLANKS = 10  # pages without a bar that going backwards crosses
+FIRST_BAR = pd.Timestamp("2009-01-03", tz="UTC")  # the first block: there was no market before
+DAY = pd.Timedelta("1D")
+_PASSING = {0, 200, 408, 425, 429}  # statuses of failures that may pass, besides those from 500 on; 0 is no answer
+_ODD = (LookupError, TypeError, ValueError, AttributeError)  # what ccxt meets in an answer of another shape
+
+
+class _Passing(DataUnavailable):
+    """A failure that may pass; `wait` is what the exchange asked for in seconds, or None."""
+
+    def __init__(self, message: str, wait: float | None = None) -> None:
+        super().__init__(message)
+        self.wait = wait
 
 
 class ExchangeSource:
@@ -25,78 +52,341 @@ class ExchangeSource:
                 "source",
                 name,
                 ccxt.exchanges,
-                "Name an exchange of ccxt (binance, kraken, coinbase, …), file:PATH, simulated:SEED or store:EXCHANGE.",
+                "Name an exchange of ccxt (binance, kraken, coinbase, …), coingecko, file:PATH, simulated:SEED or store:EXCHANGE.",
             )
         self.name = name
-        self._failures = (ccxt.BaseError,)
+        self._failures, self._network = (ccxt.BaseError,), (ccxt.NetworkError,)
+        self._session = _Session()
         timeout = int(settings().market.timeout_s * 1000)
-        options = {"enableRateLimit": True, "enableLastJsonResponse": True, "timeout": timeout}
-        self._client: Any = getattr(ccxt, name)(options)
+        options = {
+            "enableRateLimit": True,
+            "enableLastJsonResponse": True,
+            "timeout": timeout,
+            "session": self._session,
+        }
+        client: Any = getattr(ccxt, name)(options)
+        self._client = client
+        # ccxt's own drops the bars before those asked for without a word: also all of them, where the unit is wrong.
+        client.parse_ohlcvs = lambda rows, market=None, *_, **__: [
+            client.parse_ohlcv(row, market) for row in rows or []
+        ]
         if name == "binance":  # three answers, of which two are about futures, would be asked for
-            self._client.options["fetchMarkets"] = {"types": ["spot"]}
-        base = settings().market.exchange_urls.get(name)
-        if base:
-            self._client.urls["api"] = _rebased(self._client.urls["api"], base)
+            client.options["fetchMarkets"] = {"types": ["spot"]}
+        self._base = settings().market.exchange_urls.get(name, "")
+        if self._base:
+            client.urls["api"] = _rebased(client.urls["api"], self._base)
+        self._markets: dict[str, Any] = {}
 
-    def fetch(self, symbol: str, timeframe: str, start: pd.Timestamp, end: pd.Timestamp) -> Iterator[pd.DataFrame]:
-        """Closed bars from `start` up to but not including `end`, one frame a page, oldest first.
+    def fetch(
+        self,
+        symbol: str,
+        timeframe: str,
+        start: pd.Timestamp,
+        end: pd.Timestamp,
+        *,
+        backward: bool = False,
+        progress: bool = True,
+    ) -> Iterator[pd.DataFrame]:
+        """Closed bars from `start` up to but not including `end`, one frame a page, oldest page first.
 
-        The forming bar is left out by the clock. Raises `DataUnavailable` naming the exchange and its error.
+        `backward`: newest page first, until the exchange has no older bars. The forming bar is left out by the clock.
+        The first page is given once the second agrees with it in price. Raises `DataUnavailable` naming the exchange
+        and its error; pages that came before the error have been given.
         """
         step = timeframe_delta(timeframe)
-        limit = self._page_size(symbol)
-        since = start.ceil(step)
+        size = self._page_size(symbol)
+        first, last = start.ceil(step), min(end.ceil(step), pd.Timestamp.now("UTC").floor(step))
+        pages = self._backward if backward else self._forward
         bar = tqdm(
             desc=f"{self.name} {symbol} {timeframe}",
-            total=max(0, (end - since) // step),
+            total=max(0, (last - first) // step),
             unit="bar",
             delay=2,
             leave=False,
+            disable=None if progress else True,
         )
         with bar:
-            while since < end:
-                page = self._page(symbol, timeframe, since, limit)
-                page = page[page.index >= since]
-                # Bars from `end` on tell that there are none before them: a span before the listing is one request.
-                reached = page.index[-1] + step if len(page) else since + limit * step
-                page = page[page.index < end]
-                if len(page):
-                    yield page
-                bar.update((min(reached, end) - since) // step)
-                since = reached
+            yield from self._agreeing(pages(symbol, timeframe, first, last, size, bar))
+
+    def ticker(self, symbol: str) -> dict[str, Any]:
+        """The price now: `last`, `bid`, `ask` (quote currency), `timestamp` (ms, or None), and `stale`: '' or its age."""
+
+        def ask() -> dict[str, Any]:
+            self._load_market(symbol)
+            try:
+                said = self._ask(self._client.fetch_ticker, symbol)
+                told = {name: said[name] for name in ("last", "bid", "ask", "timestamp")}
+                if not 0 < float(told["last"]) < float("inf"):
+                    raise ValueError(f"last={told['last']}")
+            except _ODD as error:
+                raise self._odd(error) from error
+            return told
+
+        answer = cached(self.name, self._request(f"ticker {symbol}"), "ticker", ask)
+        return {**answer.content, "stale": answer.stale}
+
+    # Pages
+
+    def _forward(
+        self, symbol: str, timeframe: str, start: pd.Timestamp, end: pd.Timestamp, size: int, bar: tqdm[Any]
+    ) -> Iterator[pd.DataFrame]:
+        step, since = timeframe_delta(timeframe), start
+        while since < end:
+            limit = int(min(size, (end - since) // step + 1))
+            page = self._page(symbol, timeframe, since, limit)
+            # Bars from `end` on tell that there are none before them: a span before the listing is one request.
+            reached = page.index[-1] + step if len(page) else since + limit * step
+            bar.update((min(reached, end) - since) // step)
+            page = page[page.index < end]
+            if len(page):
+                yield page
+            since = reached
+
+    def _backward(
+        self, symbol: str, timeframe: str, start: pd.Timestamp, end: pd.Timestamp, size: int, bar: tqdm[Any]
+    ) -> Iterator[pd.DataFrame]:
+        step, upper, blanks = timeframe_delta(timeframe), end, 0
+        while upper > start:
+            lower = max(start, upper - size * step)
+            pages = list(self._forward(symbol, timeframe, lower, upper, size, bar))
+            yield from pages[::-1]
+            if not pages and lower > start:
+                oldest = self._page(symbol, timeframe, start, 2)
+                blanks += oldest.empty
+                if blanks > BLANKS or (len(oldest) and oldest.index[0] >= upper):
+                    return
+            upper = lower
+
+    def _agreeing(self, pages: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        """`pages`, each as soon as a neighbour shows that its prices are in the same unit: a whole page may be scaled."""
+        held: pd.DataFrame | None = None
+        neighbour: pd.DataFrame | None = None
+        while True:
+            try:
+                page = next(pages, None)
+            except (DataUnavailable, KeyboardInterrupt):
+                if held is not None:
+                    yield held
+                raise
+            if page is not None:
+                self._refuse_jumps(page, neighbour)
+            if held is not None:
+                yield held
+                held = None
+            if page is None:
+                return
+            if neighbour is None:
+                held = page
+            else:
+                yield page
+            neighbour = page
+
+    def _refuse_jumps(self, page: pd.DataFrame, neighbour: pd.DataFrame | None) -> None:
+        row = page
+        if neighbour is not None:
+            row = pd.concat([neighbour.iloc[[-1]], page, neighbour.iloc[[0]]])
+            row = row[~row.index.duplicated()].sort_index()
+        try:
+            refuse_jumps(row)
+        except CandleError as error:
+            raise self._wrong(error) from error
+
+    def _page(self, symbol: str, timeframe: str, since: pd.Timestamp, limit: int) -> pd.DataFrame:
+        """The closed bars from `since` on that the exchange gives in one answer."""
+        step, now = timeframe_delta(timeframe), pd.Timestamp.now("UTC")
+        try:
+            rows = self._ask(self._client.fetch_ohlcv, symbol, timeframe, int(since.timestamp() * 1000), limit)
+            values = np.array(rows, dtype=np.float64).reshape(-1, len(COLUMNS) + 1)
+        except _ODD as error:
+            raise self._odd(error) from error
+        self._refuse_times(values[:, 0], since, step, now)
+        index = pd.DatetimeIndex(values[:, 0].astype("datetime64[ms]"), tz="UTC", name="timestamp")
+        frame = pd.DataFrame(values[:, 1:], index=index, columns=COLUMNS)
+        if not index.is_monotonic_increasing or index.has_duplicates:
+            frame = frame[~index.duplicated(keep="last")].sort_index()
+        frame = frame[frame.index >= since]
+        frame.attrs = {"timeframe": timeframe}
+        if frame.empty:
+            return frame
+        try:
+            return closed_bars(validate_candles(frame, timeframe), now)
+        except CandleError as error:
+            raise self._wrong(error) from error
+
+    def _refuse_times(self, stamps: np.ndarray, since: pd.Timestamp, step: pd.Timedelta, now: pd.Timestamp) -> None:
+        """Refuse bars without a time, of a time when there was no market, or all of another time than asked for."""
+        if not len(stamps):
+            return
+        if not np.isfinite(stamps).all():
+            raise DataUnavailable(f"{self.name}: answered with a bar that has no time.")
+        oldest, newest = float(stamps.min()), float(stamps.max())
+        if oldest < FIRST_BAR.timestamp() * 1000 or newest > (now + step + DAY).timestamp() * 1000:
+            wrong = oldest if oldest < FIRST_BAR.timestamp() * 1000 else newest
+            raise DataUnavailable(
+                f"{self.name}: answered with wrong candles: a bar of {_year(wrong)} (time {wrong:.0f}, where milliseconds "
+                "belong). Its times are in another unit."
+            )
+        # A bar that has only just closed may not be there yet.
+        if newest < since.timestamp() * 1000 and since + 2 * step < now:
+            first, last = (pd.Timestamp(stamp, unit="ms", tz="UTC") for stamp in (oldest, newest))
+            raise DataUnavailable(
+                f"{self.name}: answered with wrong candles: those of {first} to {last}, asked for those from {since} on."
+            )
+
+    # Markets
 
     def _page_size(self, symbol: str) -> int:
-        """Bars that the exchange gives in one answer; asks it for its markets on the way."""
-        self._ask(self._client.load_markets)
-        if symbol not in self._client.markets:
-            raise NotListed(f"{self.name}: does not list {symbol}. Name another market: --symbol BTC/USD.")
+        """Bars that the exchange gives in one answer."""
+        self._load_market(symbol)
         return self._client.feature_value(symbol, "fetchOHLCV", "limit", 500) or 500
 
+    def _load_market(self, symbol: str) -> None:
+        """Tell ccxt of one market, once a day from the exchange's list of all. Raises `NotListed`."""
+        if symbol in self._markets:
+            return
+
+        def ask() -> Any:
+            try:
+                markets = self._ask(self._client.load_markets, True)
+            except _ODD as error:
+                raise self._odd(error) from error
+            if symbol not in markets:
+                raise NotListed(f"{self.name}: does not list {symbol}. Name another market: --symbol BTC/USD.")
+            return json.loads(json.dumps(markets[symbol], default=str))
+
+        self._markets[symbol] = cached(self.name, self._request(f"market {symbol}"), "markets", ask).content
+        self._client.set_markets(list(self._markets.values()))
+
+    def _request(self, what: str) -> str:
+        return f"{what} at {self._base}" if self._base else what
+
+    # Answers
+
     def _ask(self, what: Callable[..., Any], *arguments: object) -> Any:
-        """The answer of the exchange. A page of HTML (a login, a proxy) is none: ccxt would take it for no bars."""
+        """The answer of the exchange, asked up to `TRIES` times while its failure may pass."""
+        timeout = self._client.timeout / 1000
+
+        def wait(state: RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            asked = error.wait if isinstance(error, _Passing) else None
+            return 0.1 * timeout * 2 ** (state.attempt_number - 1) if asked is None else asked
+
+        again = Retrying(
+            retry=retry_if_exception_type(_Passing),
+            stop=stop_after_attempt(TRIES) | stop_before_delay(PATIENCE * timeout),
+            wait=wait,
+            reraise=True,
+        )
+        return again(self._once, what, *arguments)
+
+    def _once(self, what: Callable[..., Any], *arguments: object) -> Any:
+        """One answer. A page of HTML (a login, a proxy) is none: ccxt would take it for no bars."""
+        client = self._client
+        client.last_http_response = client.last_json_response = None
         try:
             answer = what(*arguments)
         except self._failures as error:
-            raise DataUnavailable(f"{self.name}: {_reason(error)}.") from error
-        text = self._client.last_http_response
-        if text is not None and self._client.last_json_response is None:
-            raise DataUnavailable(f"{self.name}: did not answer in JSON but with {text[:80]!r}.")
+            raise self._failed(error) from error
+        text = client.last_http_response
+        if text is not None and client.last_json_response is None:
+            kind = _Passing if text.lstrip()[:1] in ("{", "[") else DataUnavailable  # what was cut may come whole
+            raise kind(f"{self.name}: did not answer in JSON but with {text[:80]!r}.")
         return answer
 
-    def _page(self, symbol: str, timeframe: str, since: pd.Timestamp, limit: int) -> pd.DataFrame:
-        rows = self._ask(self._client.fetch_ohlcv, symbol, timeframe, int(since.timestamp() * 1000), limit)
-        frame = pd.DataFrame(rows, columns=["timestamp", *COLUMNS]).astype(float)
-        frame.index = pd.DatetimeIndex(
-            pd.to_datetime(frame.pop("timestamp").astype("int64"), unit="ms", utc=True), name="timestamp"
+    def _failed(self, error: Exception) -> DataUnavailable:
+        """The failure that ccxt met, and whether it may pass within `PATIENCE`."""
+        answer = self._session.answer
+        status = 0 if answer is None else answer.status_code
+        asked = None if answer is None or status < 400 else _asked_to_wait(answer)
+        reason = f"{self.name}: {_reason(error)}"
+        if asked is not None and (asked > PATIENCE * self._client.timeout / 1000 or status == 418):
+            return DataUnavailable(f"{reason}; it asks to wait {asked:,.0f} s. Try again then.")
+        offline = isinstance(_root(error), (ConnectionRefusedError, socket.gaierror))
+        if isinstance(error, self._network) and (status in _PASSING or status >= 500) and not offline:
+            return _Passing(f"{reason}.", asked)
+        return DataUnavailable(f"{reason}.")
+
+    def _odd(self, error: Exception) -> DataUnavailable:
+        return DataUnavailable(
+            f"{self.name}: answered in another shape than expected ({type(error).__name__}: {str(error)[:120]})."
         )
-        frame = frame[~frame.index.duplicated(keep="last")].sort_index()
-        if frame.empty:
-            return frame
-        frame.attrs = {"timeframe": timeframe}
+
+    def _wrong(self, error: CandleError) -> DataUnavailable:
+        return DataUnavailable(f"{self.name}: answered with wrong candles: {error}")
+
+
+class _Session(requests.Session):
+    """A session whose timeout bounds the whole answer (requests bounds each read): what takes longer is cut off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trust_env = False  # as ccxt's own
+        self.answer: requests.Response | None = None
+        self._adapter = _Adapter()
+        self.mount("https://", self._adapter)
+        self.mount("http://", self._adapter)
+
+    def request(self, *arguments: Any, **options: Any) -> requests.Response:
+        late = threading.Event()
+
+        def cut() -> None:
+            late.set()
+            self._adapter.shut()
+
+        self.answer = None
+        watch = threading.Timer(options["timeout"], cut)
+        watch.daemon = True
+        watch.start()
         try:
-            return closed_bars(validate_candles(frame, timeframe), pd.Timestamp.now("UTC"))
-        except CandleError as error:
-            raise DataUnavailable(f"{self.name}: answered with wrong candles: {error}") from error
+            self.answer = super().request(*arguments, **options)
+        except requests.RequestException:
+            if not late.is_set():
+                raise
+        finally:
+            watch.cancel()
+        if late.is_set() or self.answer is None:
+            self.answer = None
+            raise requests.ReadTimeout(f"no complete answer within {options['timeout']:g} s")
+        return self.answer
+
+
+class _Adapter(HTTPAdapter):
+    """Knows the sockets that it opened (by host), so that another thread can end an answer."""
+
+    def __init__(self) -> None:
+        self._opened: dict[str, socket.socket] = {}
+        super().__init__()
+
+    def get_connection_with_tls_context(self, *arguments: Any, **options: Any) -> Any:
+        pool: Any = super().get_connection_with_tls_context(*arguments, **options)
+        kind, opened = type(pool).ConnectionCls, self._opened
+        if pool.ConnectionCls is kind:
+
+            class Connection(kind):  # type: ignore[misc, valid-type]
+                def connect(self) -> None:
+                    super().connect()
+                    opened[self.host] = self.sock
+
+            pool.ConnectionCls = Connection
+        return pool
+
+    def shut(self) -> None:
+        for opened in list(self._opened.values()):
+            with suppress(OSError):  # closed already
+                socket.socket.shutdown(opened, socket.SHUT_RDWR)  # not TLS's: a read is under way
+
+
+def _asked_to_wait(answer: requests.Response) -> float | None:
+    """Seconds that the exchange asks to wait: by Retry-After, or by the end of a ban (ms) in its words."""
+    asked = answer.headers.get("Retry-After", "")
+    if asked.isdigit():
+        return float(asked)
+    banned = re.search(r"until (\d{13})", answer.text[:500])
+    return max(0.0, int(banned[1]) / 1000 - time.time()) if banned else None
+
+
+def _year(milliseconds: float) -> str:
+    return f"{1970 + milliseconds / 31_556_952_000:.0f}"
 
 
 def _rebased(urls: Any, base: str) -> Any:
@@ -107,10 +397,14 @@ def _rebased(urls: Any, base: str) -> Any:
     return urlunsplit((new.scheme, new.netloc, new.path.rstrip("/") + own.path, own.query, own.fragment))
 
 
+def _root(error: BaseException) -> BaseException:
+    """The cause below all others."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    return error
+
+
 def _reason(error: Exception) -> str:
     """Why it failed, in a line: the root cause where ccxt wraps one (no such host, refused, timed out)."""
-    root: BaseException = error
-    while root.__cause__ or root.__context__:
-        root = root.__cause__ or root.__context__ or root
-    text = " ".join(str(error if root is error else root).split())
+    text = " ".join(str(_root(error)).split())
     return f"{type(error).__name__}: {text[:160].rstrip('.')}"

@@ -148,17 +148,30 @@ def _fetch_span(client: Source, symbol: str, timeframe: str, span: Span, held: l
     backward = bool(held) and upper == held[0][0]
     known = bar_at(*market, upper)
     edge_before, edge_after = bar_at(*market, lower - step), known
-    newest, got = None, False
+    newest, pending = None, None
     with Buffer(*market) as buffer:
         end = upper if known is None else upper + step
-        for page in client.fetch(symbol, timeframe, lower, end, backward=backward):
-            _refuse_foreign(client.name, [edge_before, page, edge_after if backward and not got else None])
-            edge_before = None if backward else page.iloc[[-1]]
-            newest, got = page.index[-1] if newest is None else max(newest, page.index[-1]), True
-            buffer.add(page)
+        try:
+            for page in client.fetch(symbol, timeframe, lower, end, backward=backward):
+                _refuse_foreign(client.name, [edge_before, page, edge_after])
+                if pending is not None:
+                    buffer.add(pending)
+                pending = page
+                edge_before, edge_after = (None, page.iloc[[0]]) if backward else (page.iloc[[-1]], known)
+                newest = page.index[-1] if newest is None else max(newest, page.index[-1])
+        except _Foreign:
+            pending = None  # of two pages that do not go together, either may be the wrong one
+            raise
+        finally:
+            if pending is not None:
+                buffer.add(pending)
     if newest is not None:
         left = missing_spans(held_spans(*market), lower, min(newest, now.floor(step) - SETTLED), step, near=0)
         remember_holes(left, *market)
+
+
+class _Foreign(DataUnavailable):
+    """A page that does not go on from its neighbours."""
 
 
 def _refuse_foreign(name: str, pieces: list[pd.DataFrame | None]) -> None:
@@ -167,4 +180,4 @@ def _refuse_foreign(name: str, pieces: list[pd.DataFrame | None]) -> None:
     try:
         refuse_jumps(row[~row.index.duplicated(keep="last")].sort_index())
     except CandleError as error:
-        raise DataUnavailable(f"{name}: answered with wrong candles: {error}") from error
+        raise _Foreign(f"{name}: answered with wrong candles: {error}") from error

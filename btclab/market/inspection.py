@@ -129,7 +129,8 @@ def examine(name: str, table: Table, options: Options) -> tuple[Preview, pd.Data
         nothing = frame[[roles[price] for price in PRICES]].isna().all(axis=1) & ~(bars["volume"] > 0)
         bars, empty = bars[~nothing], int(nothing.sum())
         problems = [problem for problem in problems if problem[0] in bars.index]
-        problems += [(row, what) for row, what in times.wrong.items() if row in bars.index]
+        times.wrong = {row: what for row, what in times.wrong.items() if row in bars.index}
+        problems += times.wrong.items()
         timeframe = _timeframe(bars["timestamp"], options, must=not questions and not problems)
         if plain(roles["timestamp"]) in CLOSING:
             stamp = options.stamp or "close"
@@ -142,7 +143,9 @@ def examine(name: str, table: Table, options: Options) -> tuple[Preview, pd.Data
         bars, duplicates = _checked(bars, timeframe, options, problems, notes, judge=not questions)
     candles = _candles(bars, timeframe, table.frame.attrs) if answered else frame
     when = bars.get("timestamp", pd.Series(dtype=object))
-    listed = sorted(set(problems))
+    listed = (
+        sorted({**dict(reversed(problems)), **times.wrong}.items()) if answered else []
+    )  # one a row, its time first
     found = pd.DataFrame(
         [(row, _shown(when.get(row), frame, roles, row), what) for row, what in listed],
         columns=["row", "timestamp", "problem"],

@@ -127,7 +127,6 @@ def _csv(data: bytes, _: str | None) -> Table:
         dtype=str if commas else None,
         skip_blank_lines=False,
         skipinitialspace=True,
-        float_precision="round_trip",
         low_memory=False,
     )
     if not frame.index.equals(pd.RangeIndex(len(frame))):  # pandas would shift the columns
@@ -182,7 +181,7 @@ def _xlsx(data: bytes, sheet: str | None) -> Table:
             if sheet is not None and sheet not in book.sheet_names:
                 raise unknown("sheet", sheet, map(str, book.sheet_names))
             chosen = sheet or str(book.sheet_names[0])
-            raw = book.parse(chosen, header=None)
+            raw = pd.read_excel(book, sheet_name=chosen, header=None)
     others = [str(name) for name in book.sheet_names if str(name) != chosen]
     notes = [f"sheet {chosen!r} of {', '.join(map(repr, map(str, book.sheet_names)))}"] if others else []
     raw.index = pd.RangeIndex(1, len(raw) + 1, name="row")

@@ -26,7 +26,7 @@ LEVEL, FOREIGN = 0.05, 0.2  # log premium that no two venues of one market keep 
 def venue_of(candles: pd.DataFrame) -> str:
     """Name of where `candles` come from."""
     source = str(candles.attrs.get("source") or "the reference")
-    return PurePath(source).stem if source.startswith("file:") else source.removeprefix("store:")
+    return PurePath(source.removeprefix("file:")).stem if source.startswith("file:") else source.removeprefix("store:")
 
 
 def at_timeframe(reference: pd.DataFrame, candles: pd.DataFrame) -> pd.DataFrame:

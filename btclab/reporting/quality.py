@@ -56,7 +56,10 @@ def coverage(report: Report) -> go.Figure:
     )
     figure.update_layout(hovermode="closest")
     figure.update_xaxes(title_text="day of the month (UTC)" if by_day else "", type="category", showgrid=False)
-    figure.update_yaxes(title_text="month" if by_day else "year", type="category", autorange="reversed", showgrid=False)
+    figure.update_yaxes(
+        title_text="month" if by_day else "year", type="category", autorange="reversed", showgrid=False, automargin=True
+    )
+    figure.update_yaxes(title_standoff=12)
     title = f"Bars that are there (%), {_market(candles.attrs)} {timeframe_of(candles)}"
     return _finish(figure, title, candles.attrs, 170 + 30 * len(names))
 
@@ -203,7 +206,8 @@ def verdict(report: Report) -> Markdown:
                         else "**Nothing bad was found**; the notes below are good to know.")  # fmt: skip
     kinds = bad.groupby("finding", sort=False).size().sort_values(ascending=False, kind="stable")
     listed = ", ".join(f"{kind} ({times:,})" for kind, times in kinds.items())
-    return Markdown(f"**{len(bad):,} findings would mislead a model or a backtest**: {listed}{rest}.")
+    many = f"{len(bad):,} finding{'s' if len(bad) > 1 else ''}"
+    return Markdown(f"**{many} would mislead a model or a backtest**: {listed}{rest}.")
 
 
 def holes(report: Report) -> Markdown:
@@ -215,9 +219,10 @@ def holes(report: Report) -> Markdown:
         timeframe_delta(timeframe_of(report.candles)),
         missing.iloc[int(missing["bars"].to_numpy().argmax())],
     )
+    many = f"{len(missing):,} gap{'s' if len(missing) > 1 else ''}"
     share = 100 * missing["bars"].sum() / (len(report.candles) + missing["bars"].sum())
     return Markdown(
-        f"**{missing['bars'].sum():,} bars** ({share:.3f} %) are missing in {len(missing):,} gap{'s' if len(missing) > 1 else ''}; the longest lasts "
+        f"**{missing['bars'].sum():,} bars** ({share:.3f} %) are missing in {many}; the longest lasts "
         f"**{lapse(longest['bars'] * step)}** from {_time(longest['start'])} UTC. No label or feature reaches across one."
     )
 
@@ -235,7 +240,8 @@ def dates(report: Report) -> Markdown:
             f"The rows are **dated as those of {venue}** (correlation of returns {told['correlation'].min():.2f})."
         )
     words = "; ".join(
-        f"**{abs(row.lag)} bar{'s' if abs(row.lag) > 1 else ''} {'late' if row.lag > 0 else 'early'}** from {row.start:%Y-%m-%d} to {row.end:%Y-%m-%d}"
+        f"**{abs(row.lag)} bar{'s' if abs(row.lag) > 1 else ''} {'late' if row.lag > 0 else 'early'}** "
+        f"from {row.start:%Y-%m-%d} to {row.end:%Y-%m-%d}"
         for row in each(moved)
     )
     return Markdown(f"Against {venue} the rows are dated {words}. A model trained on them is off by as much.")

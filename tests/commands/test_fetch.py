@@ -113,15 +113,23 @@ def test_context_list_shows_unit_lag_history_and_key_of_each_series(server, call
     assert server.asked == []
 
 
-def test_named_context_series_are_stored_with_the_candles(server, context, call, home):
-    code, out, _ = call("fetch", *SPAN[:4], "--context", "fear_greed")
+@pytest.fixture
+def recent(server: Replay) -> str:
+    """Serves bars up to now; returns when they begin."""
+    hours = pd.date_range(end=pd.Timestamp.now("UTC").floor("h"), periods=100, freq="h", name="timestamp")
+    server.candles = server.candles.iloc[:100].set_axis(hours)
+    return hours[0].isoformat()
+
+
+def test_named_context_series_are_stored_with_the_candles(recent, context, call, home):
+    code, out, _ = call("fetch", "--since", recent, "--context", "fear_greed")
     assert code == 0
     assert "fear_greed" in out and "ok" in out
     assert list((home / "data" / "context").rglob("fear_greed.parquet"))
 
 
-def test_a_series_without_its_key_is_skipped_by_name_and_is_no_failure(server, context, call):
-    code, out, _ = call("fetch", *SPAN[:4], "--context", "fear_greed,vix")
+def test_a_series_without_its_key_is_skipped_by_name_and_is_no_failure(recent, context, call):
+    code, out, _ = call("fetch", "--since", recent, "--context", "fear_greed,vix")
     assert code == 0
     assert "needs BTCLAB_CONTEXT__FRED_API_KEY" in out
 

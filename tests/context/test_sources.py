@@ -88,7 +88,7 @@ WRONG = {
     "empty": "holds no values",
     "words": "n/a",
     "negative": "outside",
-    "infinite": "",
+    "infinite": "outside",
     "twice": "has two values",
     "future": "no time between 2009-01-01 and now",
     "scale": "no time between 2009-01-01 and now",
@@ -100,8 +100,8 @@ WRONG = {
 def test_a_wrong_answer_is_refused_by_name_and_neither_stored_nor_cached(server, source, mood, said):
     if mood == "scale" and source in ("fred", "coinmetrics"):
         mood, said = "future", WRONG["future"]  # their stamps are text
-    if mood == "infinite" and source == "mempool.space":
-        said = "outside"
+    if mood == "scale" and source == "coingecko":
+        said = "rows is stamped, in ms, with 00:00 UTC"
     server.mood = mood
     outcome = fetched(source)
     assert outcome.failed.startswith(f"{source}: ")

@@ -162,7 +162,10 @@ class Replay:
             "Assets": lambda: KRAKEN_ASSETS,
             "AssetPairs": lambda: KRAKEN_PAIRS,
             "OHLC": lambda: {pair: self.kraken_page(query)},
-            "Time": lambda: {"unixtime": milliseconds // 1000, "rfc1123": opened.strftime("%a, %d %b %y %H:%M:%S +0000")},
+            "Time": lambda: {
+                "unixtime": milliseconds // 1000,
+                "rfc1123": opened.strftime("%a, %d %b %y %H:%M:%S +0000"),
+            },
             "SystemStatus": lambda: {"status": "online", "timestamp": opened.strftime("%Y-%m-%dT%H:%M:%SZ")},
             "Ticker": lambda: {pair: _kraken_ticker(price)},
             "Trades": lambda: {pair: [_kraken_trade(row) for row in _texts(self.candles.tail(5))], "last": "0"},
@@ -177,7 +180,13 @@ class Replay:
         names = ("lastPrice", "bidPrice", "askPrice", "openPrice", "highPrice", "lowPrice", "weightedAvgPrice")
         prices = dict.fromkeys(names, price)
         amounts = {"volume": "1.0", "quoteVolume": price, "bidQty": "1.0", "askQty": "1.0", "lastQty": "1.0"}
-        return {"symbol": "BTCUSDT", **prices, **amounts, "openTime": milliseconds - 86_400_000, "closeTime": milliseconds}
+        return {
+            "symbol": "BTCUSDT",
+            **prices,
+            **amounts,
+            "openTime": milliseconds - 86_400_000,
+            "closeTime": milliseconds,
+        }
 
 
 def _texts(bars: pd.DataFrame) -> list[tuple[int, list[str]]]:
@@ -322,7 +331,11 @@ async def _serve(replay: Replay, listening: socket.socket, stop: asyncio.Event) 
         from tests.market import streams
 
         streams.add_streams(app, replay)
-    app.router.add_get("/{path:.*}", lambda request: _answer(replay, request))
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await _answer(replay, request)
+
+    app.router.add_get("/{path:.*}", answer)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     try:

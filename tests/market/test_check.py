@@ -145,6 +145,13 @@ def test_a_tick_that_the_other_venue_saw_too_is_none(candles):
     assert check_candles(frame, second_venue(frame)).findings.empty
 
 
+def test_a_tick_that_the_other_venue_saw_for_the_most_part_is_no_outlier(candles):
+    frame, other = candles.copy(), second_venue(candles)
+    frame.iloc[700, 2] *= 0.6
+    other.iloc[700, 2] *= 0.7
+    assert check_candles(frame, other).counts["finding"].tolist() == ["disagreement"]
+
+
 def test_a_reference_that_does_not_reach_there_cannot_clear_a_tick(candles):
     frame = candles.copy()
     frame.iloc[700, 2] *= 0.6
@@ -161,6 +168,12 @@ def test_a_late_series_is_compared_at_its_true_dates(candles):
 
 def test_an_early_series_is_called_early(candles):
     assert "dated 2 bars (1h) early" in detail(check_candles(dated(candles, -2), second_venue(candles)), "date shift")
+
+
+def test_markets_that_have_nothing_in_common_are_not_called_shifted(candles):
+    report = check_candles(candles, bl.load_candles("simulated:8", end="2021-04-01"))
+    assert "date shift" not in report.counts["finding"].tolist()
+    assert "too low to tell" in detail(report, "dates not confirmed")
 
 
 def test_too_few_bars_in_common_are_said_and_the_rest_is_checked(candles):

@@ -522,7 +522,8 @@ def test_bar_is_finished_when_it_has_closed_and_the_stream_has_moved_on():
 
 
 def test_earlier_version_of_a_bar_does_not_replace_a_later_one():
-    bars = heard([0, 100, 102, 99, 101, 5], [1, 101, 101, 101, 101, 0], [0, 100, 101, 100, 100.5, 2])
+    bars = heard([0, 100, 102, 99, 101, 5], [1, 101, 101, 101, 101, 0])
+    bars.hear([[int(OPEN.timestamp() * 1000), 100, 101, 100, 100.5, 2]], OPEN + MINUTE)
     assert [bar.volume for bar in bars.finished(OPEN + MINUTE, NONE)] == [5]
 
 

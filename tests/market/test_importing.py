@@ -318,7 +318,7 @@ def test_rows_longer_than_the_header(folder):
 @pytest.mark.parametrize("options", ["?x=1", "?x", "?zone=UTC", "?tz=UTC&x=1"])
 def test_unknown_option(folder, week, options):
     week.to_csv(folder / "week.csv")
-    with pytest.raises(InputError, match=r"Unknown option in file:week\.csv.*only tz is known"):
+    with pytest.raises(InputError, match=r"Unknown option of file:week\.csv"):
         bl.load_candles(f"file:week.csv{options}")
 
 
@@ -566,6 +566,19 @@ def test_day_or_month_first_is_asked_for_unless_a_number_tells(folder, week):
         later.set_axis(later.index.strftime(form)).rename_axis("date").to_csv("later.csv")
         assert inspect_file(folder / "later.csv", zone="UTC").unit == said
         assert fingerprint(read_candle_file(folder / "later.csv", "UTC")) == fingerprint(later)
+
+
+@pytest.mark.parametrize("form", ["%d/%m/%y %H:%M", "%y-%m-%d %H:%M", "%d-%b-%y %H:%M"])
+def test_years_of_two_digits_are_refused_not_guessed(folder, week, form):
+    week.set_axis(week.index.strftime(form)).rename_axis("date").to_csv("week.csv")
+    assert "is not a time" in refusal(folder / "week.csv", zone="UTC")
+
+
+def test_a_header_inside_a_joined_file_is_one_wrong_row(folder, week):
+    text = week.to_csv()
+    (folder / "week.csv").write_text(text + text.splitlines()[0] + "\n")
+    assert "row 170 (timestamp) 'timestamp' is not a time" in refusal(folder / "week.csv")
+    assert len(inspect_file(folder / "week.csv").problems) == 1
 
 
 def test_a_column_that_says_utc_needs_no_zone(folder, week):

@@ -107,7 +107,7 @@ def test_the_list_of_findings_says_what_it_leaves_out(spoiled):
 
 def test_the_table_of_findings_has_no_index_and_readable_times(spoiled):
     table = quality.findings_table(spoiled)
-    row = table.set_index("finding").loc["gap"]
+    row = table[table["finding"] == "gap"].iloc[0]
     assert (row["from (UTC)"], row["bars"]) == ("2021-01-05 04:00", "60")
     assert not quality.counts_table(spoiled).empty
 
@@ -131,7 +131,7 @@ def test_sentences_of_clean_candles(clean):
 
 def test_sentences_of_spoiled_candles(spoiled):
     assert "would mislead" in quality.verdict(spoiled).data
-    assert "60 bars" in quality.holes(spoiled).data
+    assert "**61 bars**" in quality.holes(spoiled).data  # one more where the dates begin to be late
     assert "2 days 12 h" in quality.holes(spoiled).data
     assert "**1 bar late** from 2021-02-03" in quality.dates(spoiled).data
 
