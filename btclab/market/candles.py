@@ -126,20 +126,22 @@ def _refuse(candles: pd.DataFrame, wrong: np.ndarray, what: str) -> None:
 
 
 MOST_JUMP = 3.0  # BTC's worst day since 2013 halved its price; what is a factor away is a price in another unit
-MOST_RANGE = 10.0
+MOST_SPIKE = 10.0
 
 
 def refuse_jumps(candles: pd.DataFrame, before: float | None = None) -> None:
-    """Refuse bars that open `MOST_JUMP` times above or below the close before, or range over `MOST_RANGE` times.
+    """Refuse bars that open `MOST_JUMP` times above or below the close before, or whose high is `MOST_SPIKE` times their body.
 
     Such bars are scaled or of another market. `before` is the close just before the first bar, if it is known. Only
     neighbours count: over a hole of more than a day the market may have gone anywhere. Raises `CandleError`.
     """
     open_, close = candles["open"].to_numpy(), candles["close"].to_numpy()
     ratio = open_ / np.concatenate([[before if before else open_[0]], close[:-1]])
-    near = np.concatenate([[True], np.diff(pd.DatetimeIndex(candles.index)) <= pd.Timedelta("1D")])
+    times = pd.DatetimeIndex(candles.index).as_unit("ns").asi8
+    near = np.concatenate([[True], np.diff(times) <= pd.Timedelta("1D").value])
     _refuse(candles, near & ((ratio > MOST_JUMP) | (ratio < 1 / MOST_JUMP)), "opens far from the close before it")
-    _refuse(candles, candles["high"].to_numpy() > MOST_RANGE * candles["low"].to_numpy(), "has a range no market has")
+    spike = candles["high"].to_numpy() > MOST_SPIKE * np.maximum(open_, close)  # down, one trade has gone to nothing
+    _refuse(candles, spike, "has a high no market has")
 
 
 def timeframe_of(candles: pd.DataFrame) -> str:

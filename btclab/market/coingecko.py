@@ -113,7 +113,7 @@ class CoinGeckoSource:
                 page = between(self._page(coin, currency, lower, upper), lower, upper)
                 progress.update()
                 if len(page):
-                    page.attrs = {"timeframe": "1d", "notes": [_volume_note(currency), *self.notes]}
+                    page.attrs = {"timeframe": "1d", "notes": [volume_note(currency), *self.notes]}
                     yield page
         if self._wire.stale:  # what was kept is given, and that nothing newer could be had is said
             raise DataUnavailable(f"coingecko: only a kept answer could be had, {self._wire.stale}")
@@ -179,7 +179,7 @@ def _pages(first: pd.Timestamp, last: pd.Timestamp) -> Iterator[tuple[pd.Timesta
         first += PAGE
 
 
-def _volume_note(currency: str) -> str:
+def volume_note(currency: str) -> str:
     return (
         f"CoinGecko averages over exchanges; volume is its 24-hour volume in {currency} at the bar's close ÷ the close, "
         "over all exchanges it follows"

@@ -52,10 +52,11 @@ class ExchangeSource:
                 "source",
                 name,
                 ccxt.exchanges,
-                "Name an exchange of ccxt (binance, kraken, coinbase, …), coingecko, file:PATH, simulated:SEED or store:EXCHANGE.",
+                "Name an exchange of ccxt (binance, kraken, coinbase, …), "
+                "coingecko, file:PATH, simulated:SEED or store:EXCHANGE.",
             )
         self.name = name
-        self._failures, self._network = (ccxt.BaseError,), (ccxt.NetworkError,)
+        self._failures, self._operation = (ccxt.BaseError,), (ccxt.OperationFailed,)
         self._session = _Session()
         timeout = int(settings().market.timeout_s * 1000)
         options = {
@@ -132,10 +133,9 @@ class ExchangeSource:
     ) -> Iterator[pd.DataFrame]:
         step, since = timeframe_delta(timeframe), start
         while since < end:
-            limit = int(min(size, (end - since) // step + 1))
-            page = self._page(symbol, timeframe, since, limit)
+            page = self._page(symbol, timeframe, since, size)
             # Bars from `end` on tell that there are none before them: a span before the listing is one request.
-            reached = page.index[-1] + step if len(page) else since + limit * step
+            reached = page.index[-1] + step if len(page) else since + size * step
             bar.update((min(reached, end) - since) // step)
             page = page[page.index < end]
             if len(page):
@@ -151,7 +151,7 @@ class ExchangeSource:
             pages = list(self._forward(symbol, timeframe, lower, upper, size, bar))
             yield from pages[::-1]
             if not pages and lower > start:
-                oldest = self._page(symbol, timeframe, start, 2)
+                oldest = self._page(symbol, timeframe, start, size)
                 blanks += oldest.empty
                 if blanks > BLANKS or (len(oldest) and oldest.index[0] >= upper):
                     return
@@ -302,7 +302,7 @@ class ExchangeSource:
         if asked is not None and (asked > PATIENCE * self._client.timeout / 1000 or status == 418):
             return DataUnavailable(f"{reason}; it asks to wait {asked:,.0f} s. Try again then.")
         offline = isinstance(_root(error), (ConnectionRefusedError, socket.gaierror))
-        if isinstance(error, self._network) and (status in _PASSING or status >= 500) and not offline:
+        if status >= 500 or (isinstance(error, self._operation) and status in _PASSING and not offline):
             return _Passing(f"{reason}.", asked)
         return DataUnavailable(f"{reason}.")
 
@@ -344,6 +344,7 @@ class _Session(requests.Session):
                 raise
         finally:
             watch.cancel()
+            watch.join()
         if late.is_set() or self.answer is None:
             self.answer = None
             raise requests.ReadTimeout(f"no complete answer within {options['timeout']:g} s")
@@ -386,7 +387,7 @@ def _asked_to_wait(answer: requests.Response) -> float | None:
 
 
 def _year(milliseconds: float) -> str:
-    return f"{1970 + milliseconds / 31_556_952_000:.0f}"
+    return str(int(1970 + milliseconds / 31_556_952_000))
 
 
 def _rebased(urls: Any, base: str) -> Any:

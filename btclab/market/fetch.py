@@ -146,38 +146,27 @@ def _fetch_span(client: Source, symbol: str, timeframe: str, span: Span, held: l
     market, step = (client.name, symbol, timeframe), timeframe_delta(timeframe)
     lower, upper = span
     backward = bool(held) and upper == held[0][0]
-    known = bar_at(*market, upper)
-    edge_before, edge_after = bar_at(*market, lower - step), known
-    newest, pending = None, None
+    before, after = bar_at(*market, lower - step), bar_at(*market, upper)
+    newest = None
     with Buffer(*market) as buffer:
-        end = upper if known is None else upper + step
-        try:
-            for page in client.fetch(symbol, timeframe, lower, end, backward=backward):
-                _refuse_foreign(client.name, [edge_before, page, edge_after])
-                if pending is not None:
-                    buffer.add(pending)
-                pending = page
-                edge_before, edge_after = (None, page.iloc[[0]]) if backward else (page.iloc[[-1]], known)
-                newest = page.index[-1] if newest is None else max(newest, page.index[-1])
-        except _Foreign:
-            pending = None  # of two pages that do not go together, either may be the wrong one
-            raise
-        finally:
-            if pending is not None:
-                buffer.add(pending)
+        end = upper if after is None else upper + step
+        for page in client.fetch(symbol, timeframe, lower, end, backward=backward):
+            _refuse_foreign(client.name, page, step, before, after)
+            newest = page.index[-1] if newest is None else max(newest, page.index[-1])
+            buffer.add(page)
     if newest is not None:
         left = missing_spans(held_spans(*market), lower, min(newest, now.floor(step) - SETTLED), step, near=0)
         remember_holes(left, *market)
 
 
-class _Foreign(DataUnavailable):
-    """A page that does not go on from its neighbours."""
-
-
-def _refuse_foreign(name: str, pieces: list[pd.DataFrame | None]) -> None:
-    """A page that does not go on from its neighbours is in another unit or of another market."""
-    row = pd.concat([piece for piece in pieces if piece is not None])
-    try:
-        refuse_jumps(row[~row.index.duplicated(keep="last")].sort_index())
-    except CandleError as error:
-        raise _Foreign(f"{name}: answered with wrong candles: {error}") from error
+def _refuse_foreign(name: str, page: pd.DataFrame, step: pd.Timedelta, *edges: pd.DataFrame | None) -> None:
+    """A page that does not go on from the stored bars beside it is in another unit or of another market."""
+    near = [
+        edge for edge in edges if edge is not None and page.index[0] - step <= edge.index[0] <= page.index[-1] + step
+    ]
+    if near:
+        row = pd.concat([*near, page])  # where both have a bar, the stored one
+        try:
+            refuse_jumps(row[~row.index.duplicated()].sort_index())
+        except CandleError as error:
+            raise DataUnavailable(f"{name}: answered with wrong candles: {error}") from error

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from btclab.errors import CandleError, InputError, TooFewBars, unknown
-from btclab.market.candles import COLUMNS, MOST_JUMP, MOST_RANGE, infer_timeframe, timeframe_delta, validate_candles
+from btclab.market.candles import COLUMNS, MOST_JUMP, MOST_SPIKE, infer_timeframe, timeframe_delta, validate_candles
 from btclab.market.columns import (
     CLOSING,
     NAMES,
@@ -294,10 +294,10 @@ def _checked(
                 f"{before - len(bars)} row(s) with a time that another row has were left out: {options.keep} kept"
             )
     bars = bars.sort_values("timestamp", kind="stable")
-    wide = bars["high"] > MOST_RANGE * bars["low"]  # a venue's own accident, or a typing error: its reader must judge
+    wide = bars["high"] > MOST_SPIKE * bars["low"]  # a venue's own accident, or a typing error: its reader must judge
     if wide.any():
         notes.append(
-            f"{int(wide.sum())} bar(s) range over {MOST_RANGE:g} times their low, the first in row {wide.idxmax()}"
+            f"{int(wide.sum())} bar(s) range over {MOST_SPIKE:g} times their low, the first in row {wide.idxmax()}"
         )
     if judge:
         known = {row for row, _ in problems}

@@ -31,7 +31,7 @@ from btclab.market.feed import (
     frame_of,
     now_utc,
 )
-from btclab.market.store import read_candles, save_candles
+from btclab.market.store import bar_at, held_spans, save_candles
 from btclab.market.stream import answer, connection, hang_up, watches
 from btclab.settings import settings
 
@@ -44,7 +44,7 @@ SKEW = pd.Timedelta(seconds=30)  # an exchange's clock may be ahead of ours by t
 class FeedTiming:
     """How long the feed waits for what, in seconds."""
 
-    settle_s: float = 1.0  # after a bar's close, by the clock: a late last update of it may still come
+    settle_s: float = 1.0  # after the stream moved on, by the clock: a late last update of a bar may still come
     grace_s: float = 3.0  # after a bar's close, by the clock: REST is asked if the stream has not finished it
     silence_s: float | None = None  # without a message: reconnect; None: half a bar, a minute at most
     back_off_s: float = 1.0  # before the second try; doubles with each
@@ -63,6 +63,7 @@ class Bars:
         self.next = after.floor(self.step) + self.step  # open time
         self.close = close  # of the last bar given out, or stored before the first
         self._heard: dict[pd.Timestamp, list[float]] = {}
+        self._began: dict[pd.Timestamp, pd.Timestamp] = {}  # when each was first heard of
 
     def hear(self, rows: list[list[Any]], now: pd.Timestamp) -> None:
         """Notes the stream's rows [ms, open, high, low, close, volume]. Raises `CandleError` if one of them cannot be."""
@@ -81,15 +82,19 @@ class Bars:
             known = self._heard.get(bar.timestamp)
             if known is None or bar.volume >= known[4]:
                 self._heard[bar.timestamp] = said[bar.timestamp]
+                self._began.setdefault(bar.timestamp, now)
 
     def finished(self, now: pd.Timestamp, settle: pd.Timedelta) -> list[BarClosed]:
-        """Bars that are closed by the clock (`settle` ago) and by the stream (it has moved on to a later one)."""
+        """Bars that are closed by the clock and by the stream: it moved on to a later one, at least `settle` ago."""
         done: list[BarClosed] = []
-        while self.next in self._heard and now >= self.next + self.step + settle and max(self._heard) > self.next:
-            values = self._heard.pop(self.next)
+        while self.next in self._heard:
+            later = [began for opened, began in self._began.items() if opened > self.next]
+            if not later or now < max(self.next + self.step, min(later)) + settle:
+                break
             try:  # again: when it was heard, the bar before it may not have been known
-                done += self._checked({self.next: values})
+                done += self._checked({self.next: self._heard[self.next]})
             except CandleError:
+                del self._heard[self.next], self._began[self.next]
                 break  # it is due now, and REST is asked
             self._advance(done[-1])
         return done
@@ -112,10 +117,12 @@ class Bars:
     def forget(self) -> None:
         """A connection has ended: what it said of unfinished bars may not have been the last word."""
         self._heard.clear()
+        self._began.clear()
 
     def _advance(self, last: BarClosed) -> None:
         self.next, self.close = last.timestamp + self.step, last.close
-        self._heard = {opened: values for opened, values in self._heard.items() if opened >= self.next}
+        for opened in [opened for opened in self._heard if opened < self.next]:
+            del self._heard[opened], self._began[opened]
 
     def reference(self, moment: pd.Timestamp) -> float | None:
         """The close to which a price of that time can be held: none if it is more than a day away."""
@@ -322,10 +329,17 @@ class LiveFeed(EventQueue):
 
 
 async def _end(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancels `tasks` and waits for them; what they raise in ending is of no interest any more."""
     for task in tasks:
         if not task.cancelling():  # a second time would interrupt its cleaning up
             task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    while tasks:
+        done, tasks = await asyncio.wait(tasks, timeout=1)
+        for task in done:
+            if not task.cancelled():
+                task.exception()
+        for task in tasks:  # something in it has swallowed the first time
+            task.cancel()
 
 
 def _next_page(pages: Iterator[pd.DataFrame]) -> pd.DataFrame | None:
@@ -346,8 +360,7 @@ async def follow(
     """
     symbol = symbol or settings().market.symbol
     if feed is None:
-        stored = await asyncio.to_thread(read_candles, source, symbol, timeframe)
-        since, before = (None, None) if stored is None else (stored.index[-1], float(stored["close"].iloc[-1]))
+        since, before = await asyncio.to_thread(_last_stored, source, symbol, timeframe)
         feed = LiveFeed(source, symbol, timeframe, since, before, ticks=on_event is not None)
     try:
         while events := await feed.take():
@@ -358,6 +371,16 @@ async def follow(
                 on_event(event)  # type: ignore[misc]
     finally:
         await feed.aclose()
+
+
+def _last_stored(source: str, symbol: str, timeframe: str) -> tuple[pd.Timestamp | None, float | None]:
+    """Open time and close of the last stored bar."""
+    spans = held_spans(source, symbol, timeframe)
+    if not spans:
+        return None, None
+    opened = spans[-1][1] - timeframe_delta(timeframe)
+    bar = bar_at(source, symbol, timeframe, opened)
+    return opened, None if bar is None else float(bar["close"].iloc[-1])
 
 
 def follow_until_interrupted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -16,6 +17,7 @@ from btclab.errors import DataUnavailable
 from btclab.market.cache import Answer, cached
 from btclab.settings import settings
 
+logging.getLogger("httpx").setLevel(logging.WARNING)  # at INFO it logs whole addresses, and so keys
 TRIES = 3
 MOST_BYTES = 64_000_000  # no answer that btclab asks for is nearly as long
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}

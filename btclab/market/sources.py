@@ -87,7 +87,7 @@ def fetch_candles(
 def _remarked(candles: pd.DataFrame) -> pd.DataFrame:
     """What the store does not keep: how CoinGecko's volume was made."""
     if candles.attrs["source"] == "coingecko":
-        from btclab.market.coingecko import _volume_note as volume_note
+        from btclab.market.coingecko import volume_note
 
         note = volume_note(candles.attrs["symbol"].partition("/")[2])
         candles.attrs = {**candles.attrs, "remarks": [*candles.attrs.get("remarks", []), note]}
@@ -104,7 +104,9 @@ def _from_file(text: str, timeframe: str, symbol: str) -> pd.DataFrame:
             )
     given: dict[str, Any] = {FILE_OPTIONS[option]: value for option, value in options.items() if value}
     if "dayfirst" in given:
-        given["dayfirst"] = given["dayfirst"].lower() in ("1", "true", "yes")
+        if given["dayfirst"] not in ("true", "false"):
+            raise unknown("value of dayfirst", given["dayfirst"], ("true", "false"))
+        given["dayfirst"] = given["dayfirst"] == "true"
     candles = read_candle_file(Path(name).expanduser(), symbol=symbol, **given)
     # A simulated market stays one when it is exported: by what Parquet kept of its attrs, or by its name.
     simulated = bool(candles.attrs.get("simulated")) or "simulated" in Path(name).name.lower()

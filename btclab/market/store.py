@@ -155,7 +155,8 @@ def _stamps(path: Path) -> pd.DatetimeIndex:
 
 
 def _unbroken(index: pd.DatetimeIndex, step: pd.Timedelta) -> Iterator[Span]:
-    breaks = np.flatnonzero(np.diff(index) != step) + 1
+    # As integers: numpy makes an object of each time that has a zone.
+    breaks = np.flatnonzero(np.diff(index.as_unit("ns").asi8) != step.value) + 1
     for first, past in zip([0, *breaks.tolist()], [*breaks.tolist(), len(index)], strict=True):
         if past > first:
             yield index[first], index[past - 1] + step

@@ -68,12 +68,27 @@ def watches(client: Any, ticks: bool) -> dict[str, str]:
 
 
 def _guarded(client: Any) -> Any:
-    """`client`, but a message that it cannot read ends the connection; ccxt's receive loop would die of it unseen."""
+    """`client`, but once a connection of it is broken it does not watch any more.
+
+    Left alone, ccxt connects again unseen, and what was missed meanwhile would look like a bar's last word; and its
+    receive loop dies unseen of a message that it cannot read.
+    """
     import ccxt
 
-    connect = client.client
+    connect, on_error, on_close = client.client, client.on_error, client.on_close
+    broken: list[str] = []
+
+    def failed(socket: Any, error: object) -> None:
+        broken.append(str(error))
+        on_error(socket, error)
+
+    def closed(socket: Any, code: object) -> None:
+        broken.append(f"Connection closed by remote server, closing code {code}")
+        on_close(socket, code)
 
     def connection(url: str) -> Any:
+        if broken:
+            raise ccxt.NetworkError(broken[0])
         made = connect(url)
         if "handle_message" not in vars(made):
             read = made.handle_message
@@ -87,14 +102,15 @@ def _guarded(client: Any) -> Any:
             made.handle_message = handle
         return made
 
-    client.client = connection
+    client.client, client.on_error, client.on_close = connection, failed, closed
     return client
 
 
 async def hang_up(client: Any) -> None:
     """Closes all connections of `client`, politely if the server answers in time."""
     with suppress(TimeoutError):
-        await asyncio.wait_for(client.close(), POLITE_S)
+        async with asyncio.timeout(POLITE_S):  # wait_for may swallow a cancellation
+            await client.close()
     if client.session is not None:
         await client.session.close()
         client.session = None

@@ -258,15 +258,13 @@ async def _answer(replay: Replay, request: web.Request) -> web.StreamResponse:
     if mood in REFUSALS:
         headers = {"Retry-After": replay.retry_after} if replay.retry_after else {}
         return web.json_response(REFUSALS[mood], status=int(mood), headers=headers)
-    if mood == "html":
-        return web.Response(text="<html><body>Please log in to this network.</body></html>", content_type="text/html")
-    if mood in ("closed", "reset"):
-        return _hung_up(request, reset=mood == "reset")
-    if mood == "endless head":
-        return await _endless_head(request)
+    if mood in ("closed", "reset", "endless head"):
+        return await (_endless_head(request) if mood == "endless head" else _hung_up(request, reset=mood == "reset"))
     if mood == "slow":
         await asyncio.sleep(replay.delay)
     content = replay.content(path, misdirected(query, mood))
+    if mood == "html":
+        return web.Response(text="<html><body>Please log in to this network.</body></html>", content_type="text/html")
     if content is None:
         return web.json_response({}, status=404)
     if mood in ODD:
@@ -285,7 +283,7 @@ async def _answer(replay: Replay, request: web.Request) -> web.StreamResponse:
     return web.Response(body=body[: len(body) // 2] if mood == "truncated" else body, content_type="application/json")
 
 
-def _hung_up(request: web.Request, *, reset: bool) -> web.StreamResponse:
+async def _hung_up(request: web.Request, *, reset: bool) -> web.StreamResponse:
     """The connection ends without an answer."""
     transport = request.transport
     if transport is not None and reset:

@@ -153,12 +153,14 @@ def test_an_answer_without_end_in_size_is_refused(server, monkeypatch):
 
 
 @pytest.mark.parametrize("trouble", [(500, {}, {}), (403, {}, {}), "closed", (200, "<html>", {}), "endless"])
-def test_a_secret_is_sent_and_told_to_nobody_else(server, trouble, home):
+def test_a_secret_is_sent_and_told_to_nobody_else(server, trouble, home, caplog):
+    caplog.set_level("INFO")
     server.script = [trouble]
     assert SECRET not in refusal(server, secret={"api_key": SECRET})
     assert f"api_key={SECRET}" in server.paths[0]
     server.script = [(200, {"price": 1}, {})]
     asked(server, secret={"api_key": SECRET})
+    assert SECRET not in caplog.text
     assert not [p for p in home.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()]
 
 
