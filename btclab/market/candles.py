@@ -73,8 +73,10 @@ def validate_candles(candles: pd.DataFrame, timeframe: str | None = None) -> pd.
             )
         if candles[name].dtype != np.float64:
             raise CandleError(f"Column {name!r} has type {candles[name].dtype}; use float64: candles.astype(float).")
-    open_, high, low, close, volume = (candles[name].to_numpy() for name in COLUMNS)
-    _refuse(candles, ~np.isfinite(candles[COLUMNS].to_numpy()).all(axis=1), "holds a missing or infinite value")
+    columns = [candles[name].to_numpy() for name in COLUMNS]
+    open_, high, low, close, volume = columns
+    finite = np.logical_and.reduce([np.isfinite(column) for column in columns])
+    _refuse(candles, ~finite, "holds a missing or infinite value")
     _refuse(candles, low <= 0, "has a price ≤ 0")
     _refuse(candles, high < low, "has its high below its low")
     _refuse(

@@ -137,7 +137,8 @@ class ExchangeSource:
             # Bars from `end` on tell that there are none before them: a span before the listing is one request.
             reached = page.index[-1] + step if len(page) else since + size * step
             bar.update((min(reached, end) - since) // step)
-            page = page[page.index < end]
+            if reached > end:
+                page = page[page.index < end]
             if len(page):
                 yield page
             since = reached
@@ -182,12 +183,12 @@ class ExchangeSource:
             neighbour = page
 
     def _refuse_jumps(self, page: pd.DataFrame, neighbour: pd.DataFrame | None) -> None:
-        row = page
-        if neighbour is not None:
-            row = pd.concat([neighbour.iloc[[-1]], page, neighbour.iloc[[0]]])
-            row = row[~row.index.duplicated()].sort_index()
         try:
-            refuse_jumps(row)
+            refuse_jumps(page)
+            if neighbour is not None:
+                older, newer = (page, neighbour) if page.index[0] < neighbour.index[0] else (neighbour, page)
+                if newer.index[0] - older.index[-1] <= DAY:
+                    refuse_jumps(newer.iloc[:1], older["close"].iloc[-1])
         except CandleError as error:
             raise self._wrong(error) from error
 
@@ -204,12 +205,14 @@ class ExchangeSource:
         frame = pd.DataFrame(values[:, 1:], index=index, columns=COLUMNS)
         if not index.is_monotonic_increasing or index.has_duplicates:
             frame = frame[~index.duplicated(keep="last")].sort_index()
-        frame = frame[frame.index >= since]
+        if len(frame) and frame.index[0] < since:
+            frame = frame[frame.index >= since]
         frame.attrs = {"timeframe": timeframe}
         if frame.empty:
             return frame
         try:
-            return closed_bars(validate_candles(frame, timeframe), now)
+            validate_candles(frame, timeframe)
+            return frame if frame.index[-1] + step <= now else closed_bars(frame, now)
         except CandleError as error:
             raise self._wrong(error) from error
 

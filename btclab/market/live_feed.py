@@ -203,7 +203,7 @@ class LiveFeed(EventQueue):
                 except DataUnavailable as error:
                     failing_since = failing_since or begun
                     if time.monotonic() - failing_since >= self._timing.patience_s:
-                        stream = f" Its stream: {self._mode.reason}." if self._mode and self._mode.reason else ""
+                        stream = f" WebSocket: {self._mode.reason}." if self._mode and self._mode.reason else ""
                         raise DataUnavailable(f"{error}{stream} No bar after {self._bars.next} can be had.") from error
                     found, reason = False, str(error)
                     self._rest = ExchangeSource(self.source)  # the old one may hold on to what it was told
@@ -269,7 +269,7 @@ class LiveFeed(EventQueue):
             failures = 1 if time.monotonic() - begun > 2 * self._silence_s else failures + 1
             polling = failures >= self._timing.tries
             if self._streams_bars and polling:
-                self._say("polling", f"its stream broke {self._timing.tries} times in a row: {reason}")
+                self._say("polling", f"the stream broke {self._timing.tries} times in a row: {reason}")
                 failures = self._timing.tries
             elif self._streams_bars:
                 self._say("reconnecting", reason)

@@ -28,6 +28,7 @@ from btclab.features.spec import DEFAULT
 from btclab.forecasting.dataset import Scaler, make_inputs, make_targets
 from btclab.forecasting.networks import BaseLSTM
 from btclab.forecasting.training import TrainingOptions, _train_epoch
+from tests.benchmarks import market
 
 REPEATS = 3
 
@@ -140,7 +141,7 @@ def pipeline(source: str) -> list[tuple[str, str, str, str]]:
 def main() -> None:
     source = next((word for word in sys.argv[1:] if not word.startswith("--")), "simulated:1")
     candles = bl.load_candles(source)
-    rows = imports() + other_steps(candles) + training(candles) + backtesting(candles)
+    rows = imports() + market.main(candles) + other_steps(candles) + training(candles) + backtesting(candles)
     if "--no-pipeline" not in sys.argv:
         rows += pipeline(source)
     table = Table("what", "btclab", "rival or size", "ratio", title=f"{candles.attrs['source']}, {len(candles):,} bars")

@@ -123,7 +123,7 @@ def test_a_symbol_that_no_exchange_lists_is_wrong_input_and_not_a_reason_to_simu
     def unlisted(name, *_):
         raise NotListed(f"{name}: does not list BTC/USDX.")
 
-    monkeypatch.setattr(sources, "fetch_candles", unlisted)
+    monkeypatch.setattr(sources, "update_candles", unlisted)
     with pytest.raises(NotListed, match="No exchange of the settings lists BTC/USDX") as refused:
         choose_source(None, "1h", "BTC/USDX")
     assert refused.value.exit_code == 2
