@@ -68,14 +68,16 @@ class Bars:
     def hear(self, rows: list[list[Any]], now: pd.Timestamp) -> None:
         """Notes the stream's rows [ms, open, high, low, close, volume]. Raises `CandleError` if one of them cannot be."""
         said: dict[pd.Timestamp, list[float]] = {}
+        past = self.next.timestamp() * 1000
         for stamp, *values in rows:
             if stamp is None or stamp < FIRST_MS:
                 raise CandleError(f"a bar is stamped {stamp!r}: not a time in milliseconds")
+            if stamp < past:
+                continue  # repeated or late: it has been given out
             opened = pd.Timestamp(stamp, unit="ms", tz="UTC")
             if opened > now + SKEW:
                 raise CandleError(f"the bar of {opened} is in the future: it is {now}")
-            # One before `next` is repeated or late: it has been given out.
-            if opened >= self.next and self._heard.get(opened) != values:
+            if self._heard.get(opened) != values:
                 said[opened] = values
         for bar in self._checked(said):
             # Volume only grows within a bar: of two versions the larger is the later, whichever came first.

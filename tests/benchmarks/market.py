@@ -62,10 +62,24 @@ def new_home() -> Iterator[str]:
 
 
 def unlimited(name: str) -> ExchangeSource:
-    """A client without the exchange's rate limit, so that only work is measured."""
+    """A client without the exchange's rate limit, so that only work is measured; `asking` counts its seconds in ccxt."""
     source = ExchangeSource(name)
-    source._client.enableRateLimit = False
+    client = source._client
+    client.enableRateLimit = False
+    ask = client.fetch_ohlcv
+
+    def timed(*words: object) -> object:
+        begun = time.perf_counter()
+        try:
+            return ask(*words)
+        finally:
+            asking[0] += time.perf_counter() - begun
+
+    client.fetch_ohlcv = timed
     return source
+
+
+asking = [0.0]
 
 
 def took(work: Callable[[], object]) -> float:
@@ -77,7 +91,6 @@ def took(work: Callable[[], object]) -> float:
 def fetching(candles: pd.DataFrame) -> list[Row]:
     """A first fetch against ccxt's own loop over the same pages, and one that finds nothing new."""
     end = candles.index[-1] + pd.Timedelta("1h")
-    step = pd.Timedelta("1h")
 
     def bare(source: ExchangeSource) -> None:
         source._client.load_markets()
@@ -88,26 +101,25 @@ def fetching(candles: pd.DataFrame) -> list[Row]:
         pairs = []
         for i in range(3):
             rival = took(lambda: bare(unlimited("binance")))
+            asking[0] = 0.0
             with patch.dict(os.environ, {"BTCLAB_HOME": f"{home}/{i}"}):
                 own = took(lambda: fetch.update_candles("binance", "1h", candles.index[0], end))
-            pairs.append((own, rival))
-        own, rival = sorted(pairs, key=lambda pair: pair[0] / pair[1])[1]
+            pairs.append((own, rival, 100 * (1 - asking[0] / own)))
+        own, rival, share = sorted(pairs, key=lambda pair: pair[2])[1]
         with patch.dict(os.environ, {"BTCLAB_HOME": f"{home}/0"}):
             again = took(lambda: fetch.update_candles("binance", "1h", candles.index[0], end))
-            save_candles(candles.iloc[:-1], "binance", "ETH/USDT", "1h")
     with new_home() as home, replaying(candles, home):
         save_candles(candles.iloc[:-1], "binance", "BTC/USDT", "1h")
         newest = took(lambda: fetch.update_candles("binance", "1h", candles.index[0], end))
-    share = 100 * (own - rival) / own
     return [
         (
             f"fetch of {len(candles):,} hours",
             f"{own:.2f} s",
             f"{rival:.2f} s: ccxt's loop alone",
-            f"{share:.0f} % ours",
+            f"{share:.0f} % of it outside ccxt",
         ),
         ("fetch, all stored", f"{again:.3f} s", "no page", "–"),
-        ("fetch, one bar new", f"{newest:.3f} s", f"1 page + markets; step {step}", "–"),
+        ("fetch, one bar new", f"{newest:.3f} s", "1 page, and the market once a day", "–"),
     ]
 
 
