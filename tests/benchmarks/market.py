@@ -66,20 +66,31 @@ def unlimited(name: str) -> ExchangeSource:
     source = ExchangeSource(name)
     client = source._client
     client.enableRateLimit = False
-    ask = client.fetch_ohlcv
+    client.fetch_ohlcv = timed(client.fetch_ohlcv)
+    return source
 
-    def timed(*words: object) -> object:
+
+def limited(name: str) -> ExchangeSource:
+    """A client as users have it, whose seconds in ccxt are counted."""
+    source = ExchangeSource(name)
+    source._client.fetch_ohlcv = timed(source._client.fetch_ohlcv)
+    return source
+
+
+asking = [0.0]
+
+
+def timed(ask: Callable[..., object]) -> Callable[..., object]:
+    """`ask`, its seconds added to `asking`."""
+
+    def asked(*words: object) -> object:
         begun = time.perf_counter()
         try:
             return ask(*words)
         finally:
             asking[0] += time.perf_counter() - begun
 
-    client.fetch_ohlcv = timed
-    return source
-
-
-asking = [0.0]
+    return asked
 
 
 def took(work: Callable[[], object]) -> float:
@@ -111,8 +122,10 @@ def fetching(candles: pd.DataFrame) -> list[Row]:
     with new_home() as home, replaying(candles, home):
         save_candles(candles.iloc[:-1], "binance", "BTC/USDT", "1h")
         newest = took(lambda: fetch.update_candles("binance", "1h", candles.index[0], end))
-        with patch.dict(os.environ, {"BTCLAB_HOME": f"{home}/limited"}):
-            limited = took(lambda: fetch.update_candles("binance", "1h", candles.index[0], end))
+        asking[0] = 0.0
+        with patch.dict(os.environ, {"BTCLAB_HOME": f"{home}/limited"}), patch.object(fetch, "source_of", limited):
+            slow = took(lambda: fetch.update_candles("binance", "1h", candles.index[0], end))
+        waiting = asking[0]
     return [
         (
             f"fetch of {len(candles):,} hours",
@@ -120,7 +133,12 @@ def fetching(candles: pd.DataFrame) -> list[Row]:
             f"{rival:.2f} s: ccxt's loop alone",
             f"{100 * ours / own:.0f} % ours",
         ),
-        ("… with the exchange's rate limit", f"{limited:.2f} s", "50 ms a page", f"{100 * ours / limited:.0f} % ours"),
+        (
+            "… with the exchange's rate limit",
+            f"{slow:.2f} s",
+            f"{waiting:.2f} s in ccxt",
+            f"{100 * (1 - waiting / slow):.0f} % ours",
+        ),
         ("fetch, all stored", f"{again:.3f} s", "no page", "–"),
         ("fetch, one bar new", f"{newest:.3f} s", "1 page, and the market once a day", "–"),
     ]
