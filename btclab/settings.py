@@ -19,9 +19,10 @@ from contextlib import suppress
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
@@ -48,6 +49,21 @@ def _said(meaning: str, **bounds: Any) -> Any:
     return Field(description=meaning, **bounds)
 
 
+def _check_addresses(urls: dict[str, str]) -> dict[str, str]:
+    for name, url in urls.items():
+        parts = urlsplit(url)
+        try:
+            good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or True)
+        except ValueError:  # a port that is no number
+            good = False
+        if not good:
+            raise ValueError(f"the address of {name} is none; write it like http://127.0.0.1:9000")
+    return urls
+
+
+Addresses = Annotated[dict[str, str], AfterValidator(_check_addresses)]
+
+
 class MarketSettings(BaseModel):
     """Which market, and where its candles come from when no source is named."""
 
@@ -63,7 +79,7 @@ class MarketSettings(BaseModel):
         "bitstamp",
     )
     exchange_urls: Annotated[
-        dict[str, str], _said('another base address, e.g. { binance = "http://127.0.0.1:9000" }: a proxy or a mirror')
+        Addresses, _said('another base address, e.g. { binance = "http://127.0.0.1:9000" }: a proxy or a mirror')
     ] = {}
     years: Annotated[float, _said("years of candles that are fetched unless a start is named", gt=0, le=20)] = 4.0
     timeout_s: Annotated[float, _said("seconds that an answer may take", gt=0, le=300)] = 10.0
@@ -228,8 +244,9 @@ def _read(*versions: object) -> Settings:
     except SettingsError as error:
         value = getattr(error.__cause__, "doc", "")
         names = [name for name, held in variables.items() if held == value]
+        shown = "(hidden)" if any("__" not in name or _SECRET.search(name) for name in names) else repr(value)
         raise InputError(
-            f"Wrong setting: {' or '.join(names)} = {value!r} is no JSON. A list is written "
+            f"Wrong setting: {' or '.join(names)} = {shown} is no JSON. A list is written "
             '\'["binance", "kraken"]\', a table \'{"binance": "http://127.0.0.1:9000"}\'.'
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -249,7 +266,7 @@ def _explained(item: ErrorDetails, variables: Mapping[str, str | None]) -> str:
     """One wrong setting: name, value, what pydantic says, what is allowed, and where it is written."""
     location = item["loc"]
     name, field = ".".join(map(str, location)) or "settings", _field(location)
-    value = "(hidden)" if _SECRET.search(name) else repr(item["input"])
+    value = "(hidden)" if _may_hold_secret(location, item["input"]) else repr(item["input"])
     allowed = ""
     if item["type"] == "extra_forbidden":
         section = _sections().get(str(location[0])) if len(location) > 1 else None
@@ -262,6 +279,20 @@ def _explained(item: ErrorDetails, variables: Mapping[str, str | None]) -> str:
     line = None if written else _line_of(location)
     place = f", set by {written}" if written else f", line {line}" if line else ""
     return f"{name} = {value}: {item['msg']}{allowed}{place}"
+
+
+def _may_hold_secret(location: tuple[Any, ...], value: object) -> bool:
+    """Whether a wrong setting may be a misspelt or misplaced secret: it is then not repeated."""
+    if _SECRET.search(".".join(map(str, location))) or _SECRET.search(str(value)):
+        return True
+    section = _sections().get(str(location[0])) if location else None
+    secrets = [name for name in section.model_fields if _SECRET.search(name)] if section else []
+    if not secrets:
+        return False
+    if len(location) == 1:  # the whole section is something else than a table
+        return isinstance(value, str | list | tuple | dict)
+    known = str(location[1]) in (section.model_fields if section else {})
+    return not known and any(name.startswith(str(location[1]).lower()[:4]) for name in secrets)
 
 
 def _bounds(field: FieldInfo) -> str:

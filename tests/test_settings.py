@@ -206,13 +206,26 @@ def test_a_wrong_variable_is_named_and_no_line(config, monkeypatch):
     assert "line" not in message
 
 
-@pytest.mark.parametrize("name", ["market.coingeko_api_key", "context.fred_token"])
+@pytest.mark.parametrize("name", ["market.coingeko_api_key", "market.coingecko", "context.fred_token", "context.fred"])
 def test_a_misspelt_secret_is_not_repeated(config, name):
     section, _, key = name.partition(".")
     config(f'[{section}]\n{key} = "s3cr3t"\n')
     message = refusal()
     assert name in message
     assert "s3cr3t" not in message
+
+
+@pytest.mark.parametrize("value", ['{"fred_api_key": "s3cr3t"', '["s3cr3t"]', "s3cr3t"])
+def test_a_section_that_may_hold_a_secret_is_not_repeated(monkeypatch, value):
+    monkeypatch.setenv("BTCLAB_CONTEXT", value)
+    assert "s3cr3t" not in refusal()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9000", "ftp://a.b", "http://", "http://a.b:port"])
+def test_an_address_that_is_none_is_named(monkeypatch, address):
+    monkeypatch.setenv("BTCLAB_MARKET__EXCHANGE_URLS", f'{{"binance": "{address}"}}')
+    assert "market.exchange_urls" in refusal()
+    assert "http://127.0.0.1:9000" in refusal()
 
 
 # config.toml and .env

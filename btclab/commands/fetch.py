@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from btclab.errors import DataUnavailable
 
@@ -93,7 +94,7 @@ def _fetch_candles(
             try:
                 fetched = update_candles(name, symbol=symbol, **options)
             except DataUnavailable as error:
-                console.print(f"[yellow]source failed[/yellow] {error}", soft_wrap=True, highlight=False)
+                console.print(f"[yellow]source failed[/yellow] {escape(str(error))}", soft_wrap=True, highlight=False)
                 failed += sources is not None
                 continue
             done.append(fetched)
@@ -109,7 +110,7 @@ def _print_fetched(console: Console, fetched: Fetched) -> None:
     gaps = f", {fetched.missing:,} missing between (see: btclab data check)" if fetched.missing else ""
     short = f" [yellow]{fetched.short}[/yellow]" if fetched.short else ""
     for note in fetched.notes:
-        console.print(f"[yellow]note[/yellow] {note}", soft_wrap=True, highlight=False)
+        console.print(f"[yellow]note[/yellow] {escape(note)}", soft_wrap=True, highlight=False)
     console.print(
         f"[bold]{fetched.source}[/bold] {fetched.symbol} {fetched.timeframe}: {fetched.new:,} new bars; {fetched.bars:,} from "
         f"{fetched.first:%Y-%m-%d %H:%M} to {fetched.last:%Y-%m-%d %H:%M} UTC{gaps}{short}",
@@ -138,11 +139,11 @@ def _fetch_context(console: Console, names: list[str] | None, since: str | None,
         colour = "yellow" if one.skipped or one.stale else "red" if one.failed else "green"
         state = one.skipped or one.failed or one.stale or "ok"
         last = "–" if one.last is None else f"{one.last:%Y-%m-%d}"
-        table.add_row(one.name, f"{one.new:,}", f"{one.rows:,}", last, f"[{colour}]{state}[/]")
+        table.add_row(one.name, f"{one.new:,}", f"{one.rows:,}", last, f"[{colour}]{escape(state)}[/]")
     console.print(table)
     for one in outcomes:
         for note in one.notes:
-            console.print(f"[yellow]note[/yellow] {one.name}: {note}", soft_wrap=True, highlight=False)
+            console.print(f"[yellow]note[/yellow] {one.name}: {escape(note)}", soft_wrap=True, highlight=False)
     return sum(bool(one.failed) for one in outcomes)
 
 
@@ -173,9 +174,10 @@ def _maintain(console: Console) -> None:
     from btclab.operations.upkeep import maintain_cache
 
     if maintenance_due():
-        maintain_cache()
+        for line in maintain_cache()[1]:
+            console.print(f"[yellow]not warmed[/yellow] {escape(line)}", soft_wrap=True, highlight=False)
     for warning in cache_warnings(cache_stats()):
-        console.print(f"[yellow]cache[/yellow] {warning}", soft_wrap=True, highlight=False)
+        console.print(f"[yellow]cache[/yellow] {escape(warning)}", soft_wrap=True, highlight=False)
 
 
 def _follow(console: Console, fetched: Fetched) -> None:
@@ -189,7 +191,9 @@ def _follow(console: Console, fetched: Fetched) -> None:
                 f"{event.timestamp:%Y-%m-%d %H:%M} UTC  close {event.close:,.2f}  ({event.known})", highlight=False
             )
         elif isinstance(event, Status):
-            console.print(f"[dim]{event.state}{f': {event.reason}' if event.reason else ''}[/dim]", highlight=False)
+            console.print(
+                f"[dim]{event.state}{f': {escape(event.reason)}' if event.reason else ''}[/dim]", highlight=False
+            )
 
     console.print(f"Following {fetched.source} {fetched.symbol} {fetched.timeframe}; Ctrl-C ends it.")
     follow_until_interrupted(fetched.source, fetched.symbol, fetched.timeframe, say)

@@ -15,7 +15,7 @@ import threading
 import time
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -89,11 +89,11 @@ def cached(source: str, request: str, kind: str, ask: Callable[[], Any]) -> Answ
     key = f"{SCHEMA}|{source}|{request}"
     begun, called = time.time(), time.monotonic()
     recent = _recent.get((place, key))
-    if recent and called - recent[0] < MEMORY_S and begun - recent[1] < LIFETIMES[kind]:
+    if recent and called - recent[0] < MEMORY_S and 0 <= begun - recent[1] < LIFETIMES[kind]:
         _count(place, source, "hit")
         return recent[2]
     held = _read(key)
-    if held and begun - held[0] < LIFETIMES[kind]:
+    if held and 0 <= begun - held[0] < LIFETIMES[kind]:
         _count(place, source, "hit")
         return _remembered(place, key, _answer(held))
     lock = FileLock(_lock_path(key))
@@ -181,7 +181,7 @@ def _read(key: str) -> tuple[float, bytes] | None:
             return None
         head, _, body = entry.partition(b"\n")
         return float(head), body
-    except (diskcache.Timeout, OSError):
+    except (diskcache.Timeout, OSError, sqlite3.OperationalError):  # locked, full, no more files: not damaged
         return None
     except (sqlite3.DatabaseError, ValueError, KeyError, TypeError, AttributeError) as error:
         _set_aside(error)
@@ -193,17 +193,14 @@ def _write(key: str, source: str, fetched: float, content: Any, expire: float | 
     entry = f"{fetched!r}\n".encode() + json.dumps(content, allow_nan=False).encode()  # orjson would write NaN as null
     try:
         _open().set(key, entry, expire=expire, tag=source)
+    except (OSError, diskcache.Timeout, sqlite3.OperationalError) as error:
+        warnings.warn(f"{folder()} cannot be written ({error}): answers are not kept.", RuntimeWarning, stacklevel=3)
     except sqlite3.DatabaseError as error:
         _set_aside(error)
-    except (OSError, diskcache.Timeout) as error:
-        warnings.warn(f"{folder()} cannot be written ({error}): answers are not kept.", RuntimeWarning, stacklevel=3)
 
 
 def _set_aside(error: Exception) -> None:
     """A damaged cache is moved away, not repaired: all that it held can be asked for again."""
-    if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
-        warnings.warn(f"The disk of {folder()} is full: answers are not kept.", RuntimeWarning, stacklevel=4)
-        return
     away = folder().with_name(f"cache.damaged.{time.time_ns()}")
     _opened.cache_clear()
     with suppress(OSError):  # another process was first
@@ -252,24 +249,34 @@ def _held_counts(path: Path) -> dict[str, dict[str, int]]:
         return {}
 
 
+def _entries() -> Iterator[tuple[str, float, int]]:
+    """Source, age (s) and bytes of every entry; none of a cache that is damaged or locked."""
+    now = time.time()
+    if not folder().is_dir():
+        return
+    try:
+        store = _open()
+        for key in list(store.iterkeys()):
+            entry = store.get(key)
+            if entry is not None:  # gone in the meantime
+                yield key.split("|")[1], now - float(entry.partition(b"\n")[0]), len(entry)
+    except (diskcache.Timeout, OSError, sqlite3.OperationalError) as error:
+        warnings.warn(f"{folder()} cannot be read now ({error}).", RuntimeWarning, stacklevel=3)
+    except (sqlite3.DatabaseError, ValueError) as error:
+        _set_aside(error)
+
+
 def cache_stats() -> pd.DataFrame:
     """By source: entries, bytes, hits, misses, stale answers given, hit_rate (0…1), oldest and newest (age, s)."""
     flush_counts()
     rows: dict[str, dict[str, Any]] = {}
     blank = {"entries": 0, "bytes": 0, "oldest_s": float("nan"), "newest_s": float("nan")}
-    now = time.time()
-    if folder().is_dir():
-        store = _open()
-        for key in list(store.iterkeys()):
-            entry = store.get(key)
-            if entry is None:  # gone in the meantime
-                continue
-            age = now - float(entry.partition(b"\n")[0])
-            row = rows.setdefault(key.split("|")[1], dict(blank))
-            row["entries"] += 1
-            row["bytes"] += len(entry)
-            row["oldest_s"] = max(age, row["oldest_s"]) if row["entries"] > 1 else age
-            row["newest_s"] = min(age, row["newest_s"]) if row["entries"] > 1 else age
+    for source, age, size in _entries():
+        row = rows.setdefault(source, dict(blank))
+        row["entries"] += 1
+        row["bytes"] += size
+        row["oldest_s"] = max(age, row["oldest_s"]) if row["entries"] > 1 else age
+        row["newest_s"] = min(age, row["newest_s"]) if row["entries"] > 1 else age
     for source, counted in _held_counts(folder() / "counts.json").items():
         row = rows.setdefault(source, dict(blank))
         asked = sum(counted.values())
@@ -359,12 +366,20 @@ def optimise_cache() -> dict[str, int]:
     """Drop what has expired or does not fit, give the space back to the disk; returns how many `expired` and `culled`."""
     if not folder().is_dir():
         return {"expired": 0, "culled": 0}
-    store = _open()
-    gone = {"expired": int(store.expire()), "culled": int(store.cull())}
-    store.check(fix=True)  # entries whose file is lost; also runs SQLite's VACUUM
+    gone = {"expired": 0, "culled": 0}
+    try:
+        store = _open()
+        gone = {"expired": int(store.expire()), "culled": int(store.cull())}
+        store.check(fix=True)  # entries whose file is lost; also runs SQLite's VACUUM
+    except (diskcache.Timeout, OSError, sqlite3.OperationalError):
+        return gone  # in use: the next time will do
+    except sqlite3.DatabaseError as error:
+        _set_aside(error)
+        return gone
     for path in (folder() / "locks").glob("*.lock"):
-        if time.time() - path.stat().st_mtime > PATIENCE_S:
-            path.unlink(missing_ok=True)
+        with suppress(OSError):  # another clean-up was first
+            if time.time() - path.stat().st_mtime > PATIENCE_S:
+                path.unlink()
     (folder() / "optimised").touch()
     return gone
 

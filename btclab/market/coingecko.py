@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from btclab.errors import CandleError, DataUnavailable, NotListed
 from btclab.market.candles import COLUMNS, between, closed_bars, refuse_jumps, utc, validate_candles
-from btclab.market.remote import get_json, rebased
+from btclab.market.remote import get_json
+from btclab.market.wire import rebased
 from btclab.settings import settings
 
 COINS = {
@@ -58,6 +59,7 @@ class _Wire:
     def __init__(self, secret: dict[str, str] | None) -> None:
         self._secret = secret
         self.stale = ""  # why the last answer is an old one
+        self.fetched = pd.Timestamp.max.tz_localize("UTC")  # when the oldest answer of a page was: what had closed then
 
     def get(self, url: str, params: dict[str, Any], timeout: float) -> _Reply:
         """The answer to one GET; `timeout` is that of the settings, which `get_json` keeps."""
@@ -65,6 +67,7 @@ class _Wire:
         plain = {key: str(value) for key, value in params.items()}
         answer = get_json("coingecko", url, plain, kind="daily", secret=self._secret, check=check)
         self.stale = answer.stale or self.stale
+        self.fetched = min(self.fetched, answer.fetched)
         return _Reply(json.dumps(answer.content).encode())
 
 
@@ -147,6 +150,7 @@ class CoinGeckoSource:
     def _page(self, coin: str, currency: str, lower: pd.Timestamp, upper: pd.Timestamp) -> pd.DataFrame:
         """The daily bars of one page with their volume; days without one of the two are left out."""
         vs = currency.lower()
+        self._wire.fetched = pd.Timestamp.now("UTC")
         if self._paid:
             span = (str(int(lower.timestamp())), str(int(upper.timestamp())))
             rows = self._client.get_coin_ohlc_by_id_range(coin, vs, *span, "daily")
@@ -160,7 +164,7 @@ class CoinGeckoSource:
         traded = _snapshots(chart["total_volumes"])
         bars = prices.assign(volume=(traded.reindex(prices.index) / prices["close"])).dropna()[COLUMNS]
         bars.attrs = {"timeframe": "1d"}
-        return closed_bars(bars, pd.Timestamp.now("UTC"))
+        return closed_bars(bars, self._wire.fetched)
 
 
 def _names(symbol: str) -> tuple[str, str]:

@@ -5,23 +5,20 @@ from __future__ import annotations
 import json
 import re
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 import pandas as pd
 import requests
-from requests.adapters import HTTPAdapter
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, stop_before_delay
 from tqdm import tqdm
 
 from btclab.errors import CandleError, DataUnavailable, NotListed, unknown
 from btclab.market.cache import cached
 from btclab.market.candles import COLUMNS, closed_bars, refuse_jumps, timeframe_delta, validate_candles
+from btclab.market.wire import TimedSession, rebased, root_cause, without_login
 from btclab.settings import settings
 
 TRIES = 3
@@ -57,7 +54,7 @@ class ExchangeSource:
             )
         self.name = name
         self._failures, self._operation = (ccxt.BaseError,), (ccxt.OperationFailed,)
-        self._session = _Session()
+        self._session = TimedSession()
         timeout = int(settings().market.timeout_s * 1000)
         options = {
             "enableRateLimit": True,
@@ -73,7 +70,11 @@ class ExchangeSource:
         ]
         if name == "binance":  # three answers, of which two are about futures, would be asked for
             client.options["fetchMarkets"] = {"types": ["spot"]}
-        self._base = settings().market.exchange_urls.get(name, "")
+        urls = settings().market.exchange_urls
+        for other in urls:
+            if other not in (*ccxt.exchanges, "coingecko"):
+                raise unknown("exchange in market.exchange_urls", other, (*ccxt.exchanges, "coingecko"))
+        self._base = urls.get(name, "")
         if self._base:
             client.urls["api"] = _rebased(client.urls["api"], self._base)
         self._markets: dict[str, Any] = {}
@@ -92,7 +93,7 @@ class ExchangeSource:
 
         `backward`: newest page first, until the exchange has no older bars. The forming bar is left out by the clock.
         The first page is given once the second agrees with it in price. Raises `DataUnavailable` naming the exchange
-        and its error; pages that came before the error have been given.
+        and its error; pages that came before the error have been given, unless it was a single one.
         """
         step = timeframe_delta(timeframe)
         size = self._page_size(symbol)
@@ -132,11 +133,17 @@ class ExchangeSource:
         self, symbol: str, timeframe: str, start: pd.Timestamp, end: pd.Timestamp, size: int, bar: tqdm[Any]
     ) -> Iterator[pd.DataFrame]:
         step, since = timeframe_delta(timeframe), start
+        blank: pd.Timestamp | None = None
         while since < end:
             page = self._page(symbol, timeframe, since, size)
+            if len(page) and blank is not None:  # was it a hole, or an answer that failed to come?
+                again = self._page(symbol, timeframe, blank, size)
+                if len(again) and again.index[0] < page.index[0]:
+                    page = again
+            blank = None if len(page) else blank or since
             # Bars from `end` on tell that there are none before them: a span before the listing is one request.
             reached = page.index[-1] + step if len(page) else since + size * step
-            bar.update((min(reached, end) - since) // step)
+            bar.update(max(0, (min(reached, end) - since) // step))
             if reached > end:
                 page = page[page.index < end]
             if len(page):
@@ -151,6 +158,7 @@ class ExchangeSource:
             lower = max(start, upper - size * step)
             pages = list(self._forward(symbol, timeframe, lower, upper, size, bar))
             yield from pages[::-1]
+            blanks = 0 if pages else blanks
             if not pages and lower > start:
                 oldest = self._page(symbol, timeframe, start, size)
                 blanks += oldest.empty
@@ -163,12 +171,7 @@ class ExchangeSource:
         held: pd.DataFrame | None = None
         neighbour: pd.DataFrame | None = None
         while True:
-            try:
-                page = next(pages, None)
-            except (DataUnavailable, KeyboardInterrupt):
-                if held is not None:
-                    yield held
-                raise
+            page = next(pages, None)  # a first page that nothing has confirmed goes with a failure of the second
             if page is not None:
                 self._refuse_jumps(page, neighbour)
             if held is not None:
@@ -261,7 +264,7 @@ class ExchangeSource:
         self._client.set_markets(list(self._markets.values()))
 
     def _request(self, what: str) -> str:
-        return f"{what} at {self._base}" if self._base else what
+        return f"{what} at {without_login(self._base)}" if self._base else what
 
     # Answers
 
@@ -304,7 +307,7 @@ class ExchangeSource:
         reason = f"{self.name}: {_reason(error)}"
         if asked is not None and (asked > PATIENCE * self._client.timeout / 1000 or status == 418):
             return DataUnavailable(f"{reason}; it asks to wait {asked:,.0f} s. Try again then.")
-        offline = isinstance(_root(error), (ConnectionRefusedError, socket.gaierror))
+        offline = isinstance(root_cause(error), (ConnectionRefusedError, socket.gaierror))
         if status >= 500 or (isinstance(error, self._operation) and status in _PASSING and not offline):
             return _Passing(f"{reason}.", asked)
         return DataUnavailable(f"{reason}.")
@@ -316,68 +319,6 @@ class ExchangeSource:
 
     def _wrong(self, error: CandleError) -> DataUnavailable:
         return DataUnavailable(f"{self.name}: answered with wrong candles: {error}")
-
-
-class _Session(requests.Session):
-    """A session whose timeout bounds the whole answer (requests bounds each read): what takes longer is cut off."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.trust_env = False  # as ccxt's own
-        self.answer: requests.Response | None = None
-        self._adapter = _Adapter()
-        self.mount("https://", self._adapter)
-        self.mount("http://", self._adapter)
-
-    def request(self, *arguments: Any, **options: Any) -> requests.Response:
-        late = threading.Event()
-
-        def cut() -> None:
-            late.set()
-            self._adapter.shut()
-
-        self.answer = None
-        watch = threading.Timer(options["timeout"], cut)
-        watch.daemon = True
-        watch.start()
-        try:
-            self.answer = super().request(*arguments, **options)
-        except requests.RequestException:
-            if not late.is_set():
-                raise
-        finally:
-            watch.cancel()
-            watch.join()
-        if late.is_set() or self.answer is None:
-            self.answer = None
-            raise requests.ReadTimeout(f"no complete answer within {options['timeout']:g} s")
-        return self.answer
-
-
-class _Adapter(HTTPAdapter):
-    """Knows the sockets that it opened (by host), so that another thread can end an answer."""
-
-    def __init__(self) -> None:
-        self._opened: dict[str, socket.socket] = {}
-        super().__init__()
-
-    def get_connection_with_tls_context(self, *arguments: Any, **options: Any) -> Any:
-        pool: Any = super().get_connection_with_tls_context(*arguments, **options)
-        kind, opened = type(pool).ConnectionCls, self._opened
-        if pool.ConnectionCls is kind:
-
-            class Connection(kind):  # type: ignore[misc, valid-type]
-                def connect(self) -> None:
-                    super().connect()
-                    opened[self.host] = self.sock
-
-            pool.ConnectionCls = Connection
-        return pool
-
-    def shut(self) -> None:
-        for opened in list(self._opened.values()):
-            with suppress(OSError):  # closed already
-                socket.socket.shutdown(opened, socket.SHUT_RDWR)  # not TLS's: a read is under way
 
 
 def _asked_to_wait(answer: requests.Response) -> float | None:
@@ -397,18 +338,10 @@ def _rebased(urls: Any, base: str) -> Any:
     """ccxt's (nested) addresses with scheme and host replaced by those of `base`."""
     if isinstance(urls, dict):
         return {key: _rebased(value, base) for key, value in urls.items()}
-    own, new = urlsplit(urls), urlsplit(base)
-    return urlunsplit((new.scheme, new.netloc, new.path.rstrip("/") + own.path, own.query, own.fragment))
-
-
-def _root(error: BaseException) -> BaseException:
-    """The cause below all others."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__ or error
-    return error
+    return rebased(urls, base)
 
 
 def _reason(error: Exception) -> str:
     """Why it failed, in a line: the root cause where ccxt wraps one (no such host, refused, timed out)."""
-    text = " ".join(str(_root(error)).split())
+    text = without_login(" ".join(str(root_cause(error)).split()))
     return f"{type(error).__name__}: {text[:160].rstrip('.')}"

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import pandas as pd
 
-from btclab.errors import CandleError, DataUnavailable
+from btclab.errors import CandleError, DataUnavailable, InputError
 from btclab.market.candles import refuse_jumps, timeframe_delta, utc
 from btclab.market.exchange import ExchangeSource
 from btclab.market.store import Buffer, Span, bar_at, forget_holes, held_spans, known_holes, remember_holes
@@ -79,6 +79,10 @@ def update_candles(
     market, step, now = (source, symbol, timeframe), timeframe_delta(timeframe), pd.Timestamp.now("UTC")
     client = source_of(source)
     lower, upper = span_of(start, end, now)
+    if start is not None and lower >= upper:
+        raise InputError(
+            f"There is no time between {lower} and {upper}: the first bar must open before the end, and before now."
+        )
     lower, upper = lower.ceil(step), min(upper.ceil(step), now.floor(step))
     if refresh:
         forget_holes(*market)
@@ -155,8 +159,10 @@ def _fetch_span(client: Source, symbol: str, timeframe: str, span: Span, held: l
             newest = page.index[-1] if newest is None else max(newest, page.index[-1])
             buffer.add(page)
     if newest is not None:
-        left = missing_spans(held_spans(*market), lower, min(newest, now.floor(step) - SETTLED), step, near=0)
-        remember_holes(left, *market)
+        held = held_spans(*market)
+        # Only between bars: what lies before the first one may be beyond what the source or its plan reaches.
+        since, past = max(lower, held[0][0]), min(newest, now.floor(step) - SETTLED)
+        remember_holes(missing_spans(held, since, past, step, near=0), *market)
 
 
 def _refuse_foreign(name: str, page: pd.DataFrame, step: pd.Timedelta, *edges: pd.DataFrame | None) -> None:

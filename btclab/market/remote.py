@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import time
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
-from urllib.parse import urlencode, urlsplit, urlunsplit
+from urllib.parse import urlencode
 
-import httpx
+import orjson
+import requests
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
 from btclab.errors import DataUnavailable
 from btclab.market.cache import Answer, cached
+from btclab.market.wire import TimedSession, TooLong, rebased, root_cause, without_login
 from btclab.settings import settings
 
-logging.getLogger("httpx").setLevel(logging.WARNING)  # at INFO it logs whole addresses, and so keys
+logging.getLogger("urllib3").setLevel(logging.INFO)  # at DEBUG it logs whole addresses, and so keys
 TRIES = 3
+MOST_REDIRECTS = 3
 MOST_BYTES = 64_000_000  # no answer that btclab asks for is nearly as long
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 
@@ -56,13 +56,7 @@ def get_json(
             raise DataUnavailable(f"{source}: {wrong.rstrip('.')}.")
         return content
 
-    return cached(source, f"{address}?{query}", kind, ask)
-
-
-def rebased(url: str, base: str) -> str:
-    """`url` with scheme and host replaced by those of `base`, whose path goes before its own."""
-    own, new = urlsplit(url), urlsplit(base)
-    return urlunsplit((new.scheme, new.netloc, new.path.rstrip("/") + own.path, own.query, own.fragment))
+    return cached(source, f"{without_login(address)}?{query}", kind, ask)
 
 
 def _ask(source: str, address: str, parameters: dict[str, str]) -> Any:
@@ -78,33 +72,40 @@ def _ask(source: str, address: str, parameters: dict[str, str]) -> Any:
 
 
 def _once(source: str, address: str, parameters: dict[str, str], timeout: float) -> Any:
-    """One request. httpx bounds each read, not the sum of them, so the clock is watched here."""
-    deadline, body = time.monotonic() + timeout, bytearray()
+    """One request, done within `timeout`, its redirects and all."""
+    from btclab import __version__
+
+    headers = {"User-Agent": f"btclab/{__version__}"}
     try:
-        with _client().stream("GET", address, params=parameters, timeout=timeout) as answer:
-            _refuse(source, answer, timeout)
-            for piece in answer.iter_bytes():
-                body += piece
-                if time.monotonic() > deadline:
-                    raise _Transient(f"{source}: its answer was not complete after {timeout:g} s.")
-                if len(body) > MOST_BYTES:
-                    raise DataUnavailable(f"{source}: its answer is longer than {MOST_BYTES / 1e6:.0f} MB.")
-    except httpx.TimeoutException:
-        raise _Transient(f"{source}: no answer within {timeout:g} s.") from None
-    except httpx.HTTPError as error:  # its text may hold the address and so a key
+        with TimedSession() as session:
+            session.max_redirects = MOST_REDIRECTS
+            answer = session.request(
+                "GET", address, params=parameters, headers=headers, timeout=timeout, stream=True, most_bytes=MOST_BYTES
+            )
+            body = answer.content
+    except TooLong:
+        raise DataUnavailable(f"{source}: its answer is longer than {MOST_BYTES / 1e6:.0f} MB.") from None
+    except requests.ReadTimeout:
+        raise _Transient(f"{source}: its answer was not complete after {timeout:g} s.") from None
+    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema):
+        raise DataUnavailable(f"{source}: its address is none: {without_login(address)!r}.") from None
+    except requests.TooManyRedirects:
+        raise DataUnavailable(f"{source}: sends from one address to the next without end.") from None
+    except requests.RequestException as error:  # its text may hold the address and so a key
         raise _Transient(f"{source}: {type(error).__name__}: {_cause(error)}.") from None
+    _refuse(source, answer, timeout)
     try:
-        return json.loads(body)
+        return orjson.loads(body)  # as the cache reads it again
     except ValueError:
         shown = bytes(body[:80]).decode("utf-8", "replace")
         raise DataUnavailable(f"{source}: did not answer in JSON but with {shown!r}.") from None
 
 
-def _refuse(source: str, answer: httpx.Response, timeout: float) -> None:
+def _refuse(source: str, answer: requests.Response, timeout: float) -> None:
     status = answer.status_code
     if status < 300:
         return
-    said = f"{source}: answered {status} {answer.reason_phrase}".rstrip()
+    said = f"{source}: answered {status} {answer.reason}".rstrip()
     asked = answer.headers.get("retry-after", "")
     wait = float(asked) if asked.isdigit() else None
     if wait is not None and wait > timeout:
@@ -115,14 +116,6 @@ def _refuse(source: str, answer: httpx.Response, timeout: float) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """The system's own words (connection refused, no such host) below httpx's."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__ or error
-    return (getattr(error, "strerror", None) or str(error) or "the connection broke").rstrip(".")
-
-
-@lru_cache(maxsize=1)
-def _client() -> httpx.Client:
-    from btclab import __version__
-
-    return httpx.Client(follow_redirects=True, headers={"User-Agent": f"btclab/{__version__}"})
+    """The system's own words (connection refused, no such host) below those of requests."""
+    root = root_cause(error)
+    return (getattr(root, "strerror", None) or type(root).__name__).rstrip(".")

@@ -43,6 +43,8 @@ def folder_of(source: str, symbol: str, timeframe: str) -> Path:
     """The folder of one market. Raises `InputError` for a name that is none, such as one that climbs out of the store."""
     if not re.fullmatch(r"\w[\w.\-]*", source):
         raise InputError(f"{source!r} is no name of a source: use letters, digits, '.', '_' and '-'.")
+    if not re.fullmatch(r"\w[\w./:\-]*", symbol) or ".." in symbol:
+        raise InputError(f"{symbol!r} is no market: write BASE/QUOTE, e.g. BTC/USDT.")
     return settings().data / "candles" / source / symbol.replace("/", "-").replace(":", "_") / timeframe
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from btclab.context.sources import HTTP_SOURCES
+from btclab.errors import DataUnavailable
 from btclab.market.candles import fingerprint
 from btclab.market.store import read_candles
 from tests.conftest import CLOSED
@@ -103,6 +104,16 @@ def test_a_wrong_word_is_named_before_anything_is_asked(server, call, words, sai
     assert code == 2
     assert said in err
     assert server.asked == []
+
+
+def test_what_an_exchange_says_is_not_read_as_markup(server, call, monkeypatch):
+    def refused(*_: object, **__: object) -> None:
+        raise DataUnavailable("binance: answered [/html] down until [noon]")
+
+    monkeypatch.setattr("btclab.market.fetch.update_candles", refused)
+    code, out, _ = call("fetch", *SPAN)
+    assert code == 1
+    assert "answered [/html] down until [noon]" in out
 
 
 def test_context_list_shows_unit_lag_history_and_key_of_each_series(server, call):

@@ -358,11 +358,18 @@ def test_page_of_another_time_than_asked_for_is_refused(server, candles):
 
 
 def test_pages_before_a_refusal_are_not_lost(server, candles):
-    server.mood, server.patience = 500, 1
-    pages = ExchangeSource("binance").fetch("BTC/USDT", "1h", START, END)
+    server.mood, server.patience = 500, 2
+    pages = ExchangeSource("binance").fetch("BTC/USDT", "1h", START, candles.index[-1])
     assert fingerprint(next(pages)) == fingerprint(candles.iloc[:1000])
+    assert fingerprint(next(pages)) == fingerprint(candles.iloc[1000:2000])
     with pytest.raises(DataUnavailable):
         next(pages)
+
+
+def test_a_misspelt_exchange_among_the_addresses_is_named(monkeypatch):
+    monkeypatch.setenv("BTCLAB_MARKET__EXCHANGE_URLS", '{"binanc": "http://127.0.0.1:9"}')
+    with pytest.raises(InputError, match="Unknown exchange in market.exchange_urls: 'binanc'"):
+        ExchangeSource("binance")
 
 
 def test_pages_without_bars_give_none(server):

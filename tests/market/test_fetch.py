@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import btclab as bl
-from btclab.errors import DataUnavailable
+from btclab.errors import DataUnavailable, InputError
 from btclab.market import store
 from btclab.market.candles import between, fingerprint
 from btclab.market.fetch import NEAR, missing_spans, update_candles
@@ -95,10 +95,10 @@ def test_a_new_bar_is_one_page(server):
 
 def test_older_bars_are_fetched_backwards_so_that_an_interruption_leaves_no_hole(server, candles):
     update(start=MARCH)
-    server.mood, server.patience = 451, 1
+    server.mood, server.patience = 451, 2
     server.asked.clear()
     with pytest.raises(DataUnavailable, match="can be had as store:binance"):
-        update()
+        update(start=JANUARY - 3000 * HOUR)
     assert len(held_spans(*MARKET)) == 1
     assert len(stored()) > 31 * 24
     server.mood, server.patience = None, 0
@@ -107,14 +107,14 @@ def test_older_bars_are_fetched_backwards_so_that_an_interruption_leaves_no_hole
 
 
 def test_an_interrupted_fetch_goes_on_at_the_last_stored_bar(server, candles):
-    server.mood, server.patience = 451, 1
+    server.mood, server.patience = 451, 2
     with pytest.raises(DataUnavailable):
-        update()
-    assert len(stored()) == 1000
+        update(end=APRIL + 3000 * HOUR)
+    assert len(stored()) == 2000
     server.mood, server.patience = None, 0
     server.asked.clear()
     update()
-    assert pd.to_datetime(int(server.asked[0]["startTime"]), unit="ms", utc=True) == candles.index[1000]
+    assert pd.to_datetime(int(server.asked[0]["startTime"]), unit="ms", utc=True) == candles.index[2000]
     assert fingerprint(stored()) == fingerprint(candles)
 
 
@@ -179,11 +179,34 @@ def test_an_exchange_that_answers_with_nothing_is_not_taken_for_a_hole(server, c
     assert known_holes(*MARKET) == []
 
 
-def test_the_time_before_the_market_began_is_asked_for_once(server):
+def test_the_time_before_the_market_began_costs_few_questions_and_is_no_hole(server):
+    """It may be what the source, or the user's plan with it, does not reach today."""
     update(start=JANUARY - 3000 * HOUR)
     server.asked.clear()
-    update(start=JANUARY - 3000 * HOUR)
-    assert server.asked == []
+    assert update(start=JANUARY - 3000 * HOUR).new == 0
+    assert len(server.asked) <= 3
+    assert known_holes(*MARKET) == []
+
+
+def test_a_page_that_comes_empty_once_leaves_no_hole(server, candles):
+    server.mood, server.patience, server.lasts = "empty", 1, 1
+    update()
+    assert fingerprint(stored()) == fingerprint(candles)
+    assert known_holes(*MARKET) == []
+
+
+def test_a_first_page_that_nothing_confirms_is_not_stored(server):
+    """It may be in another unit, and all that comes later would be refused for it."""
+    server.mood, server.patience = 451, 1
+    with pytest.raises(DataUnavailable):
+        update()
+    assert stored() is None
+
+
+@pytest.mark.parametrize(("start", "end"), [(MARCH, JANUARY), (pd.Timestamp("2099-01-01", tz="UTC"), None)])
+def test_a_span_without_time_is_wrong_input(server, start, end):
+    with pytest.raises(InputError, match="There is no time between"):
+        update(start=start, end=end)
 
 
 def test_lost_notes_of_holes_cost_a_question(server, candles):

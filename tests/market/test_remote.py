@@ -13,7 +13,8 @@ import pytest
 
 from btclab.errors import DataUnavailable
 from btclab.market import cache
-from btclab.market.remote import MOST_BYTES, get_json, rebased
+from btclab.market.remote import MOST_BYTES, get_json
+from btclab.market.wire import rebased
 
 CLOSED = "http://127.0.0.1:9"
 SECRET = "s3cr3t-k3y"
@@ -39,6 +40,8 @@ class _Handler(BaseHTTPRequestHandler):
         what = self.server_state.next()
         if what == "closed":
             return
+        if what == "endless head":
+            return self._trickle(b"HTTP/1.1 200 OK\r\nX-Long: ")
         status, body, headers = what if isinstance(what, tuple) else (200, {"price": 1.5}, {})
         text = body.encode() if isinstance(body, str) else json.dumps(body).encode()
         self.send_response(status)
@@ -47,16 +50,21 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if what == "endless":
-            deadline = time.monotonic() + 20
-            try:
-                while time.monotonic() < deadline:
-                    self.wfile.write(b" ")
-                    self.wfile.flush()
-                    time.sleep(0.05)
-            except OSError:
-                pass
+            self._trickle(b"")
         else:
             self.wfile.write(text[: len(text) // 2] if what == "cut" else text)
+
+    def _trickle(self, head: bytes) -> None:
+        """A byte now and then, for as long as anybody listens."""
+        deadline = time.monotonic() + 20
+        try:
+            self.wfile.write(head)
+            while time.monotonic() < deadline:
+                self.wfile.write(b" ")
+                self.wfile.flush()
+                time.sleep(0.05)
+        except OSError:
+            pass
 
     def log_message(self, *_: object) -> None:
         """Silent."""
@@ -124,9 +132,13 @@ def test_a_passing_failure_is_tried_again(server, trouble):
         ((200, "<html>Please log in</html>", {}), "did not answer in JSON but with '<html>Please log in", 1),
         ((200, '{"price": 1', {}), "did not answer in JSON", 1),
         ((200, "", {}), "did not answer in JSON but with ''", 1),
-        ("closed", "RemoteProtocolError", 3),
-        ("cut", "RemoteProtocolError", 3),
+        ("closed", "ConnectionError: RemoteDisconnected", 3),
+        ("cut", "IncompleteRead", 3),
         ("endless", "not complete after 0.5 s", 3),
+        ("endless head", "not complete after 0.5 s", 3),
+        ((302, {}, {"Location": "/v1/x"}), "sends from one address to the next without end", 4),
+        ((200, '{"price": NaN}', {}), "did not answer in JSON", 1),
+        ((200, "[" * 200_000, {}), "did not answer in JSON", 1),
     ],
 )
 def test_a_lasting_failure_is_named_within_a_bounded_time(server, trouble, said, times):
@@ -136,7 +148,7 @@ def test_a_lasting_failure_is_named_within_a_bounded_time(server, trouble, said,
 
 
 def test_no_network_is_named():
-    with pytest.raises(DataUnavailable, match=r"src: ConnectError: .*refused"):
+    with pytest.raises(DataUnavailable, match=r"src: ConnectionError: Connection refused"):
         get_json("src", f"{CLOSED}/x", kind="daily")
 
 
@@ -162,6 +174,21 @@ def test_a_secret_is_sent_and_told_to_nobody_else(server, trouble, home, caplog)
     asked(server, secret={"api_key": SECRET})
     assert SECRET not in caplog.text
     assert not [p for p in home.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()]
+
+
+def test_an_address_that_is_none_is_named():
+    with pytest.raises(DataUnavailable, match=r"src: its address is none: 'http://127.0.0.1:abc/x'"):
+        get_json("src", "http://joe:pw@127.0.0.1:abc/x", kind="daily")
+
+
+def test_the_login_of_a_proxy_is_in_no_message_and_no_file(server, home):
+    base = server.url.replace("//", "//joe:s3cret@")
+    server.script = [(500, {}, {}), (500, {}, {}), (500, {}, {}), (200, {"price": 1}, {})]
+    with pytest.raises(DataUnavailable) as caught:
+        get_json("src", "https://api.example.com/x", kind="daily", base=base)
+    get_json("src", "https://api.example.com/x", kind="daily", base=base)
+    assert "s3cret" not in str(caught.value)
+    assert not [p for p in home.rglob("*") if p.is_file() and b"s3cret" in p.read_bytes()]
 
 
 def test_no_network_tells_no_secret():
