@@ -368,7 +368,7 @@ def test_pages_before_a_refusal_are_not_lost(server, candles):
 
 def test_a_misspelt_exchange_among_the_addresses_is_named(monkeypatch):
     monkeypatch.setenv("BTCLAB_MARKET__EXCHANGE_URLS", '{"binanc": "http://127.0.0.1:9"}')
-    with pytest.raises(InputError, match="Unknown exchange in market.exchange_urls: 'binanc'"):
+    with pytest.raises(InputError, match=r"Unknown exchange in market\.exchange_urls: 'binanc'"):
         ExchangeSource("binance")
 
 
