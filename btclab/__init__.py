@@ -13,13 +13,16 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from btclab.analysis.backtest import Result, backtest, buy_and_hold, cost_sensitivity
     from btclab.context.fetch import fetch_context
-    from btclab.context.join import load_context
-    from btclab.features.audit import Audit, audit_features
+    from btclab.context.join import load_context, stored_context
+    from btclab.features.audit import Audit, audit_features, audit_warmup
     from btclab.features.build import build_features
-    from btclab.features.indicators import indicator
-    from btclab.features.spec import Feature, FeatureSpec
+    from btclab.features.indicators import indicator, register_indicator
+    from btclab.features.selection import select_features
+    from btclab.features.spec import Feature, FeatureSpec, resolve_spec
+    from btclab.forecasting.audit import audit_checkpoint
     from btclab.forecasting.checkpoints import Checkpoint, load_checkpoint, promote
     from btclab.forecasting.forecaster import forecast, naive_forecast, out_of_sample, train
+    from btclab.forecasting.importance import feature_importance
     from btclab.forecasting.labels import forward_log_return
     from btclab.market.candles import describe, fingerprint, resample, validate_candles
     from btclab.market.check import check_candles
@@ -36,12 +39,15 @@ if TYPE_CHECKING:
 _HOMES = {
     "analysis.backtest": ("Result", "backtest", "buy_and_hold", "cost_sensitivity"),
     "context.fetch": ("fetch_context",),
-    "context.join": ("load_context",),
-    "features.audit": ("Audit", "audit_features"),
+    "context.join": ("load_context", "stored_context"),
+    "features.audit": ("Audit", "audit_features", "audit_warmup"),
     "features.build": ("build_features",),
-    "features.indicators": ("indicator",),
-    "features.spec": ("Feature", "FeatureSpec"),
+    "features.indicators": ("indicator", "register_indicator"),
+    "features.selection": ("select_features",),
+    "features.spec": ("Feature", "FeatureSpec", "resolve_spec"),
+    "forecasting.audit": ("audit_checkpoint",),
     "forecasting.checkpoints": ("Checkpoint", "load_checkpoint", "promote"),
+    "forecasting.importance": ("feature_importance",),
     "forecasting.forecaster": ("forecast", "naive_forecast", "out_of_sample", "train"),
     "forecasting.labels": ("forward_log_return",),
     "market.candles": ("describe", "fingerprint", "resample", "validate_candles"),

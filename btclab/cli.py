@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from btclab.commands import cache, data, fetch, importing
+from btclab.commands import audit, cache, data, fetch, importing
 from btclab.errors import BtclabError, DataUnavailable, InputError, NotListed
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ Parameter = Annotated[
 
 app.command(epilog="Example: [bold]btclab fetch --since 2017-08-17[/bold]")(fetch.fetch)
 app.command("import", epilog=importing.EPILOG)(importing.import_file)
+app.command(epilog=audit.EPILOG)(audit.audit)
 app.add_typer(data.app, name="data")
 app.add_typer(cache.app, name="cache")
 

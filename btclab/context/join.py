@@ -78,5 +78,10 @@ def load_context(candles: pd.DataFrame, names: Iterable[str] | str | None = None
     return frame
 
 
+def stored_context(candles: pd.DataFrame) -> pd.DataFrame | None:
+    """`load_context` of all series for real candles; None for simulated ones, to which nothing in the world belongs."""
+    return None if candles.attrs.get("simulated") else load_context(candles)
+
+
 def _fetch_it(series: Series) -> str:
     return f"fetch it: btclab fetch --context {series.name}"

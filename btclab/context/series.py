@@ -116,6 +116,7 @@ SERIES: dict[str, Series] = {
         _on_chain("unique_addresses", "addresses a day", {"blockchain.info": "n-unique-addresses"}),
         _on_chain("transactions", "transactions a day", {"coinmetrics": "TxCnt", "blockchain.info": "n-transactions"}),
         _on_chain("hash_rate", "TH/s, mean of the day", {"coinmetrics": "HashRate", "blockchain.info": "hash-rate"}),
+        _on_chain("transfer_volume", "USD a day", {"blockchain.info": "estimated-transaction-volume-usd"}),
         _on_chain("fees", "BTC a day", {"coinmetrics": "FeeTotNtv", "blockchain.info": "transaction-fees"}),
         _on_chain("miners_revenue", "USD a day", {"blockchain.info": "miners-revenue"}),
         _on_chain("mvrv", "market over realised value", {"coinmetrics": "CapMVRVCur"}, "2010-07-18", high=1000),

@@ -23,7 +23,7 @@ from btclab.forecasting.dataset import Scaler
 from btclab.forecasting.networks import VARIANTS
 from btclab.settings import settings
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS, DESCRIPTION = "weights.safetensors", "checkpoint.json"
 POINTERS = ("production",)
 
@@ -33,7 +33,8 @@ class Checkpoint:
     """A trained network and all that is needed to use it again: features, scaling, calibration, and where they came from.
 
     `folds` holds the ends of the folds as UTC times: a bar before `test_start` is in sample. `metrics` are those of the
-    test fold. `curves` are the losses of each epoch.
+    test fold. `curves` are the losses of each epoch, `audit` the certificate of the look-ahead audit, and `selection` what
+    was weighed in choosing the features (None: all were taken).
     """
 
     name: str
@@ -48,6 +49,8 @@ class Checkpoint:
     folds: dict[str, str]
     metrics: dict[str, Any]
     curves: dict[str, list[float]] = field(repr=False)
+    audit: dict[str, Any] = field(repr=False)
+    selection: dict[str, Any] | None = field(repr=False)
     provenance: dict[str, Any] = field(repr=False)
 
     @property
@@ -81,6 +84,8 @@ class Checkpoint:
             "scaler": {"mean": self.scaler.mean.tolist(), "scale": self.scaler.scale.tolist()},
             "calibration": {"slope": self.calibration.slope, "residuals": self.calibration.residuals.tolist()},
             "curves": self.curves,
+            "audit": self.audit,
+            "selection": self.selection,
         }
         return content | {"sha256": _digest(content)}
 
@@ -129,6 +134,8 @@ def load_checkpoint(path: str | Path = "production") -> Checkpoint:
             folds=content["folds"],
             metrics=content["metrics"],
             curves=content["curves"],
+            audit=content["audit"],
+            selection=content["selection"],
             provenance=content["provenance"],
         )
     except CheckpointError:

@@ -9,12 +9,15 @@ import pandas as pd
 
 from btclab.errors import InputError, TooFewBars
 from btclab.features.build import build_features
-from btclab.features.spec import FeatureSpec, memory
+from btclab.features.registry import memory
+from btclab.features.spec import Feature, FeatureSpec
 from btclab.forecasting.labels import forward_log_return
+from btclab.market.candles import timeframe_of
 
 DECAY = 0.97  # of the volatility: half of the weight lies on the last 23 bars
 VOLATILITY_WARMUP = memory(1 - DECAY)
 CLIP = 6.0  # scaled features beyond ±6 standard deviations are cut off there
+MOST_WARMUP, MOST_MISSING = 0.25, 0.05
 MIN_TARGETS = 200  # a training fold of fewer targets has nothing to teach
 
 
@@ -91,13 +94,58 @@ class Inputs:
     index: pd.DatetimeIndex
 
 
-def make_inputs(candles: pd.DataFrame, spec: FeatureSpec, context: int, horizon: int) -> Inputs:
-    """Network inputs of `candles`. Causal: row *t* uses bars up to and including *t*."""
-    features = build_features(candles, spec=spec).to_numpy(dtype=float)
+def make_inputs(
+    candles: pd.DataFrame, spec: FeatureSpec, context: int, horizon: int, series: pd.DataFrame | None = None
+) -> Inputs:
+    """Network inputs of `candles` and of the context `series` beside them. Causal: row *t* uses bars up to and including *t*."""
+    features = build_features(candles, series, spec).to_numpy(dtype=float)
     volatility = ewma_volatility(candles).to_numpy() * np.sqrt(horizon)
+    return Inputs(features, volatility, _complete(features, volatility, context), pd.DatetimeIndex(candles.index))
+
+
+def _complete(features: np.ndarray, volatility: np.ndarray, context: int) -> np.ndarray:
     whole = np.isfinite(features).all(axis=1) & np.isfinite(volatility)
-    complete = pd.Series(whole).rolling(context).sum().to_numpy() == context
-    return Inputs(features, volatility, complete, pd.DatetimeIndex(candles.index))
+    return pd.Series(whole).rolling(context).sum().to_numpy() == context
+
+
+def with_noise(spec: FeatureSpec, columns: int) -> FeatureSpec:
+    """`spec` and some columns of noise: a network reads meaning into these too, which is the yardstick for the others."""
+    taken = set(spec.columns)
+    noise = [Feature(f"noise_{n}", "noise", "noise", {"number": n}) for n in range(1, columns + 1)]
+    return FeatureSpec(spec.name, spec.features + tuple(one for one in noise if one.name not in taken))
+
+
+def usable_spec(
+    candles: pd.DataFrame, spec: FeatureSpec, series: pd.DataFrame | None, training_end: int
+) -> tuple[FeatureSpec, dict[str, str]]:
+    """`spec` less the columns that these candles cannot fill, and the reason for each that is left out, by name.
+
+    Left out is what needs more than a quarter of the bars to warm up, what has no data, and what is missing in more than
+    5 % of the rows, past its warm-up, before position `training_end`: one sparse column would make every window incomplete.
+    Raises `TooFewBars` if nothing is left.
+    """
+    timeframe, bars = timeframe_of(candles), len(candles)
+    reasons = {
+        one.name: f"needs {one.warmup_at(timeframe):,} bars to warm up, more than a quarter of the {bars:,}"
+        for one in spec.features
+        if one.warmup_at(timeframe) > bars * MOST_WARMUP
+    }
+    if len(reasons) == len(spec.features):
+        shortest = min(one.warmup_at(timeframe) for one in spec.features)
+        raise TooFewBars(
+            f"Features {spec.name!r} need {int(shortest / MOST_WARMUP) + 1:,} bars or more; there are {bars:,}."
+        )
+    kept = spec.without(reasons) if reasons else spec
+    table = build_features(candles, series, kept)
+    reasons |= table.attrs["missing"]
+    for one in kept.features:
+        rows = table[one.name].to_numpy()[one.warmup_at(timeframe) : training_end]
+        share = float(np.isnan(rows).mean()) if len(rows) else 1.0
+        if one.name not in reasons and share > MOST_MISSING:
+            reasons[one.name] = f"missing in {100 * share:.0f} % of the training bars"
+    if len(reasons) == len(spec.features):
+        raise TooFewBars(f"No feature of {spec.name!r} has values: {next(iter(reasons.values()))}.")
+    return (spec.without(reasons) if reasons else spec), {n: reasons[n] for n in spec.columns if n in reasons}
 
 
 def make_targets(candles: pd.DataFrame, volatility: np.ndarray, horizon: int) -> np.ndarray:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import platform
 import secrets
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from btclab.errors import CheckpointError, LookAheadError, TooFewBars
+from btclab.errors import CheckpointError, DataUnavailable, LookAheadError, TooFewBars, unknown
 from btclab.features.audit import audit_features
+from btclab.features.selection import select_features
 from btclab.features.spec import FeatureSpec, resolve_spec
 from btclab.forecasting.calibration import QUANTILES, Calibration
 from btclab.forecasting.checkpoints import Checkpoint
@@ -25,6 +26,8 @@ from btclab.forecasting.dataset import (
     Scaler,
     make_inputs,
     make_targets,
+    usable_spec,
+    with_noise,
 )
 from btclab.forecasting.networks import predict
 from btclab.forecasting.skill import skill
@@ -37,33 +40,42 @@ def train(
     variant: str = "base",
     horizon: int = 1,
     spec: str | FeatureSpec = "default",
+    series: pd.DataFrame | None = None,
+    allow_leaky: Collection[str] = (),
     progress: bool = True,
     **options: Any,
 ) -> Checkpoint:
     """Train a network to forecast the log return over the next `horizon` bars, and measure it where it has not looked.
 
-    The bars are split in time: train, validation (stops the training and fits the calibration), test (measured once).
-    `options` are the fields of `TrainingOptions`. Features are audited for look-ahead first.
+    The bars are split in time: train (fits scaling and network, selects the features), validation (stops the training and
+    fits the calibration), test (measured once). `series` are context series beside the bars, as `bl.load_context(candles)`
+    gives them; features that have no data are left out, by name. `options` are the fields of `TrainingOptions`, among
+    them `context`, the number of bars that the network sees.
 
-    Raises `TooFewBars`, `LookAheadError` naming the guilty feature, and `InputError` for a wrong option or value.
+    Features are audited for look-ahead first: a leaking one stops the training unless `allow_leaky` names it, and then every
+    report says so. Raises `TooFewBars`, `LookAheadError` naming the guilty feature, `InputError` for a wrong option or value.
     """
-    chosen, settled = resolve_spec(spec), TrainingOptions.of(options)
+    settled = TrainingOptions.of(options)
     validate_candles(candles, timeframe_of(candles))
-    _check_length(len(candles), chosen, settled, horizon)
-    inputs = make_inputs(candles, chosen, settled.context, horizon)
-    targets = make_targets(candles, inputs.volatility, horizon)
+    wanted = resolve_spec(spec)
+    chosen, left_out = usable_spec(candles, wanted, series, int(len(candles) * settled.train_fraction))
+    _check_length(candles, chosen, settled, horizon)
+    certificate = _audit(candles, chosen, series, settled.seed, allow_leaky)
+    chosen = with_noise(chosen, settled.noise)
+    inputs = make_inputs(candles, chosen, settled.context, horizon, series)
     if not inputs.complete.any():
         raise TooFewBars(
             f"No window of {settled.context} bars is complete; features and volatility need "
-            f"{max(chosen.warmup, VOLATILITY_WARMUP) + settled.context} bars to warm up, and there are {len(candles):,}."
+            f"{_warmup(candles, chosen, settled):,} bars to warm up, and there are {len(candles):,}."
         )
     first = int(np.argmax(inputs.complete))
     folds = Folds.of(len(candles), first, horizon, settled.train_fraction, settled.validation_fraction)
-    certificate = _audit(candles, chosen, settled.seed)
-    scaler = Scaler.fit(inputs.features[: folds.train.stop])
-    features = _tensor(inputs, scaler)
+    targets = make_targets(candles, inputs.volatility, horizon)
     usable = inputs.complete & np.isfinite(targets)
     _check_targets(usable, folds)
+    chosen, inputs, selection = select_inputs(chosen, inputs, targets, folds, settled)
+    scaler = Scaler.fit(inputs.features[: folds.train.stop])
+    features = scaled_tensor(inputs, scaler)
     trained = train_network(
         features,
         torch.from_numpy(np.nan_to_num(targets).astype(np.float32)),
@@ -91,20 +103,26 @@ def train(
         folds=_fold_times(inputs.index, folds),
         metrics=_measure(output, targets, usable, folds.test, calibration, horizon),
         curves=trained.curves,
+        audit=certificate,
+        selection=selection,
         provenance={
             "created": now.isoformat(),
             "fingerprint": fingerprint(candles),
             "bars": len(candles),
             "best_epoch": trained.best_epoch,
-            "audit": certificate,
+            "left_out": left_out,
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
             "threads": torch.get_num_threads(),
         },
     )
 
 
-def _check_length(bars: int, spec: FeatureSpec, options: TrainingOptions, horizon: int) -> None:
-    warmup = max(spec.warmup, VOLATILITY_WARMUP) + options.context
+def _warmup(candles: pd.DataFrame, spec: FeatureSpec, options: TrainingOptions) -> int:
+    return max(spec.warmup_at(timeframe_of(candles)), VOLATILITY_WARMUP) + options.context
+
+
+def _check_length(candles: pd.DataFrame, spec: FeatureSpec, options: TrainingOptions, horizon: int) -> None:
+    bars, warmup = len(candles), _warmup(candles, spec, options)
     smallest = min(
         options.train_fraction,
         options.validation_fraction,
@@ -126,12 +144,35 @@ def _check_targets(usable: np.ndarray, folds: Folds) -> None:
             )
 
 
-def _audit(candles: pd.DataFrame, spec: FeatureSpec, seed: int) -> str:
-    """The look-ahead audit in a sentence; it must pass."""
-    audit = audit_features(candles, spec, seed=seed)
-    if not audit.passed:
-        raise LookAheadError(f"{audit} Remove it from the spec.\n{audit.table.to_string(index=False)}")
-    return str(audit)
+def _audit(
+    candles: pd.DataFrame, spec: FeatureSpec, series: pd.DataFrame | None, seed: int, allowed: Collection[str]
+) -> dict[str, Any]:
+    """The certificate of the look-ahead audit; features that leak must be in `allowed`."""
+    for name in allowed:
+        if name not in spec.columns:
+            raise unknown("feature in allow_leaky", name, spec.columns)
+    audit = audit_features(candles, spec, series, seed=seed)
+    if refused := sorted(set(audit.leaky) - set(allowed)):
+        raise LookAheadError(
+            f"{audit} Remove {'it' if len(refused) == 1 else 'them'} from the spec: spec.without({refused}). To train all the "
+            f"same, and have every report say so in red: allow_leaky={refused}.\n{audit.table.to_string(index=False)}"
+        )
+    return audit.certificate()
+
+
+def select_inputs(
+    spec: FeatureSpec, inputs: Inputs, targets: np.ndarray, folds: Folds, options: TrainingOptions
+) -> tuple[FeatureSpec, Inputs, dict[str, Any] | None]:
+    """The features that the training fold recommends, `inputs` of these alone, and what was weighed; noise stays."""
+    noise = [one.name for one in spec.features if one.group == "noise"]
+    if not options.select or len(spec.columns) - len(noise) <= options.select:
+        return spec, inputs, None
+    table = pd.DataFrame(inputs.features[folds.train], columns=spec.columns)
+    table.attrs = {"features": {one.name: {"group": one.group} for one in spec.features}}  # which are noise
+    selection = select_features(table, targets[folds.train], options.select, seed=options.seed)
+    kept = spec.only([*selection.columns, *noise])
+    places = [spec.columns.index(name) for name in kept.columns]
+    return kept, replace(inputs, features=np.ascontiguousarray(inputs.features[:, places])), selection.to_dict()
 
 
 def _fold_times(index: pd.DatetimeIndex, folds: Folds) -> dict[str, str]:
@@ -140,7 +181,7 @@ def _fold_times(index: pd.DatetimeIndex, folds: Folds) -> dict[str, str]:
     return {name: index[fold.start].isoformat() for name, fold in starts.items()} | {"test_end": index[-1].isoformat()}
 
 
-def _tensor(inputs: Inputs, scaler: Scaler) -> torch.Tensor:
+def scaled_tensor(inputs: Inputs, scaler: Scaler) -> torch.Tensor:
     """Scaled features [time, feature]. A missing value becomes the training mean; no bar whose window holds one is scored."""
     return torch.from_numpy(np.nan_to_num(scaler.apply(inputs.features)))
 
@@ -160,8 +201,10 @@ def _measure(
     }
 
 
-def forecast(checkpoint: Checkpoint, candles: pd.DataFrame) -> pd.DataFrame:
+def forecast(checkpoint: Checkpoint, candles: pd.DataFrame, series: pd.DataFrame | None = None) -> pd.DataFrame:
     """One row per bar, made at its close, about the log return over the next `horizon` bars.
+
+    `series` as in `train`: a checkpoint whose features read context series needs them.
 
     Columns: `mean`, the quantiles `q05 q25 q50 q75 q95`, `interval_low` and `interval_high` (target coverage 90 %),
     `prob_up`, `volatility` (of that return), and `in_sample` (the network, its scaling or its calibration has seen the
@@ -170,10 +213,11 @@ def forecast(checkpoint: Checkpoint, candles: pd.DataFrame) -> pd.DataFrame:
     Raises `CheckpointError` if the candles have another timeframe, and `TooFewBars`.
     """
     validate_candles(candles)
-    _check_market(checkpoint, candles)
-    inputs = make_inputs(candles, checkpoint.spec, checkpoint.options["context"], checkpoint.horizon)
+    check_market(checkpoint, candles)
+    check_series(checkpoint, candles, series)
+    inputs = make_inputs(candles, checkpoint.spec, checkpoint.options["context"], checkpoint.horizon, series)
     output = (
-        predict(checkpoint.network, _tensor(inputs, checkpoint.scaler), checkpoint.options["context"])
+        predict(checkpoint.network, scaled_tensor(inputs, checkpoint.scaler), checkpoint.options["context"])
         .numpy()
         .astype(float)
     )
@@ -181,7 +225,7 @@ def forecast(checkpoint: Checkpoint, candles: pd.DataFrame) -> pd.DataFrame:
     return _distribution(checkpoint, output, inputs, candles)
 
 
-def _check_market(checkpoint: Checkpoint, candles: pd.DataFrame) -> None:
+def check_market(checkpoint: Checkpoint, candles: pd.DataFrame) -> None:
     """Refuse candles of another timeframe or market than the checkpoint's; what candles do not say is not held against them."""
     trained, given = checkpoint.market, {**candles.attrs, "timeframe": timeframe_of(candles)}
     if trained["timeframe"] != given["timeframe"]:
@@ -194,6 +238,17 @@ def _check_market(checkpoint: Checkpoint, candles: pd.DataFrame) -> None:
                 f"Checkpoint {checkpoint.name} was trained on {_market_name(trained)}; these are candles of "
                 f"{_market_name(given)}. Name another checkpoint (-p checkpoint=NAME) or train one: btclab train"
             )
+
+
+def check_series(checkpoint: Checkpoint, candles: pd.DataFrame, series: pd.DataFrame | None) -> None:
+    """Refuse to forecast where a series that the network was trained with has no value at all: every row would be missing."""
+    read = checkpoint.spec.context
+    empty = [name for name in read if series is None or name not in series.columns or series[name].isna().all()]
+    if empty:
+        raise DataUnavailable(
+            f"Checkpoint {checkpoint.name} reads {', '.join(empty)}, which {'is' if len(empty) == 1 else 'are'} not there: "
+            f"btclab fetch --context {empty[0]}, then series=bl.load_context(candles)."
+        )
 
 
 def _market_name(market: Mapping[Any, Any]) -> str:
@@ -221,12 +276,12 @@ def out_of_sample(
     return chosen, kept
 
 
-def naive_forecast(checkpoint: Checkpoint, candles: pd.DataFrame) -> pd.DataFrame:
+def naive_forecast(checkpoint: Checkpoint, candles: pd.DataFrame, series: pd.DataFrame | None = None) -> pd.DataFrame:
     """As `forecast`, from the random walk: the coming return is expected to be zero, with the current volatility.
 
     Its probability of up is one half and its quantiles are those of the checkpoint's residuals around zero.
     """
-    inputs = make_inputs(candles, checkpoint.spec, checkpoint.options["context"], checkpoint.horizon)
+    inputs = make_inputs(candles, checkpoint.spec, checkpoint.options["context"], checkpoint.horizon, series)
     table = _distribution(checkpoint, np.where(inputs.complete, 0.0, np.nan), inputs, candles)
     table["prob_up"] = table["prob_up"].where(table["prob_up"].isna(), 0.5)
     return table

@@ -26,7 +26,11 @@ TARGET_CLIP = 5.0  # in the loss, a move beyond 5 volatilities counts as 5: one 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What may be set by `bl.train(..., option=value)`; sizes in bars, fractions of the bars after the warm-up."""
+    """What may be set by `bl.train(..., option=value)`; sizes in bars, fractions of the bars after the warm-up.
+
+    `select`: at most so many features, chosen on the training fold (0: all); `noise`: columns of noise beside them, the
+    yardstick of feature importance.
+    """
 
     context: int = 60
     hidden: int = 50
@@ -38,6 +42,8 @@ class TrainingOptions:
     batch: int = 32
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
+    select: int = 32
+    noise: int = 3
     train_fraction: float = 0.6
     validation_fraction: float = 0.2
     seed: int = 0
@@ -54,7 +60,7 @@ class TrainingOptions:
                 raise InputError(
                     f"{name} is {value!r}; it must be a {'whole ' if whole else ''}number, e.g. {valid[name].default}."
                 )
-            lowest = 0 if name in ("seed", "dropout", "weight_decay") else 1 if whole else 1e-12
+            lowest = 0 if name in ("seed", "dropout", "weight_decay", "select", "noise") else 1 if whole else 1e-12
             if value < lowest or (name == "seed" and value >= 2**63) or (name == "dropout" and value >= 1):
                 raise InputError(
                     f"{name} is {value!r}; it must be {'in 0…1' if name == 'dropout' else f'at least {lowest:g}'}."

@@ -8,6 +8,9 @@ import pandas as pd
 from IPython.display import Markdown
 
 from btclab.analysis.backtest import Result
+from btclab.features.selection import REDUNDANT
+from btclab.reporting.clusters import Clusters
+from btclab.reporting.features import percent, tails, with_values
 from btclab.reporting.tables import age
 from btclab.trading.broker import PaperBroker
 
@@ -18,6 +21,11 @@ if TYPE_CHECKING:  # a checkpoint brings torch, which figures and tables do not 
 def verdict(checkpoint: Checkpoint) -> Markdown:
     """Whether the network beats the naive forecast out of sample."""
     m = checkpoint.metrics
+    if leaky := checkpoint.audit["leaky"]:
+        return Markdown(
+            f"**Worth nothing as evidence:** {_names(leaky)} knew the future when this network was trained and measured, so "
+            f"its information coefficient of {m['ic']:+.3f} says how much of it leaked, and nothing about skill. Do not trade it."
+        )
     if m["ic"] == 0:
         return Markdown("Validation saw **no skill**, so the forecast is the naive one at every bar. Do not trade it.")
     interval = (
@@ -31,6 +39,10 @@ def verdict(checkpoint: Checkpoint) -> Markdown:
         return Markdown(f"The network's forecasts **point the wrong way** ({interval}). Do not trade it.")
     advice = "Do not trade it: the naive forecast does as well."
     return Markdown(f"The network's skill **cannot be told from zero** ({interval}). {advice}")
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def origin(checkpoint: Checkpoint) -> Markdown:
@@ -63,8 +75,83 @@ def coverage(checkpoint: Checkpoint) -> Markdown:
     return Markdown(f"The 90 % interval {word} out of sample: it covered **{measured:.1f} %** of the outcomes.")
 
 
-def performance(own: Result, held: Result) -> Markdown:
-    """The strategy beside buy-and-hold, after costs."""
+def features_held(features: pd.DataFrame) -> Markdown:
+    """How many columns hold values, and which of them misses most once it has warmed up."""
+    kept, facts = with_values(features), features.attrs["features"]
+    number = len(kept.columns)
+    every = len({*features.columns, *features.attrs["missing"]})
+    words = (
+        f"All **{number}** columns hold values" if number == every else f"**{number}** of {every} columns hold values"
+    )
+    missed = pd.Series({name: kept[name].iloc[facts[name]["warmup"] :].isna().mean() for name in kept.columns})
+    if missed.max() == 0:
+        return Markdown(f"{words}, and once warmed up none of them misses a bar.")
+    return Markdown(
+        f"{words}; once warmed up, `{missed.idxmax()}` misses most: {percent(100 * missed.max())} of its bars."
+    )
+
+
+def features_beyond(features: pd.DataFrame) -> Markdown:
+    """Which column lies beyond what networks see most often."""
+    beyond = tails(features)["beyond"].sort_values(ascending=False, kind="stable")
+    if beyond.iloc[0] == 0:
+        return Markdown("No value lies beyond ±6 standard deviations, so none is cut off.")
+    return Markdown(
+        f"Beyond ±6 standard deviations a network sees ±6: **{(beyond > 0).sum()}** of {len(beyond)} columns go that far, most "
+        f"often `{beyond.index[0]}` (in {percent(beyond.iloc[0])} of the bars)."
+    )
+
+
+def features_alike(found: Clusters) -> Markdown:
+    """How many different things the columns tell."""
+    members = found.members()
+    largest = max(members, key=len)
+    if len(largest) == 1:
+        return Markdown(f"No two of the {len(members)} columns say the same.")
+    return Markdown(
+        f"**{len(found.cluster)}** columns say **{len(members)}** different things: a frame holds those whose rank correlations "
+        f"average {REDUNDANT} or more, and the largest, around `{largest[0]}`, holds {len(largest)}."
+    )
+
+
+def features_chosen(checkpoint: Checkpoint) -> Markdown:
+    """What the selection weighed, and how much of what it chose tells more than noise does."""
+    said = checkpoint.selection
+    own = [one.name for one in checkpoint.spec.features if one.group != "noise"]
+    noise = set(checkpoint.spec.columns) - set(own)
+    if said is None:
+        return Markdown(f"All **{len(own)}** columns were taken: there was nothing to choose.")
+    weighed = pd.DataFrame(said["table"])
+    weighed = weighed[~weighed["feature"].isin(noise)]
+    repeats = int(weighed["reason"].str.startswith("as ").sum())
+    above = int(weighed.loc[weighed["kept"], "above_noise"].sum())
+    return Markdown(
+        f"**{len(own)}** of {len(weighed)} columns were chosen on {said['rows']:,} training bars; {repeats} repeat another. "
+        f"Taken alone, **{above}** of the chosen tell more of the coming return than shuffled columns do "
+        f"({1000 * said['noise_line']:.2f} · 10⁻³ nats)."
+    )
+
+
+def features_used(weighed: pd.DataFrame | None) -> Markdown:
+    """How many columns a network relies on more than it does on noise; `weighed` as from `bl.feature_importance`, or None."""
+    if weighed is None:
+        return Markdown("Too few bars are unseen to tell which columns the network uses.")
+    own, line = weighed[~weighed["noise"]], weighed.attrs["noise_line"]
+    above = own[own["above_noise"]].sort_values("importance", ascending=False, kind="stable")
+    reach = (
+        f"which reaches {line:.2g} % of the squared error" if weighed["noise"].any() else "for which no column stands"
+    )
+    bars = weighed.attrs["bars"]
+    words = f"**{len(above)} of {len(own)} columns stand above the noise**, {reach}, over {bars:,} unseen bars"
+    if len(above):
+        words += f"; most of all {_names(above['feature'].head(3).to_list())}"
+    if not weighed.attrs["calibrated"]:
+        words += "; the calibration leaves nothing of the forecast, so this is what the network alone makes of them"
+    return Markdown(words + ".")
+
+
+def performance(own: Result, held: Result, checkpoint: Checkpoint | None = None) -> Markdown:
+    """The strategy beside buy-and-hold, after costs; with `checkpoint`, whether its forecasts may be believed at all."""
     mark = "in_sample_" if "in_sample_total_return" in own.metrics else ""
     gain, other = own.metrics[f"{mark}total_return"], held.metrics["total_return"]
     words = (
@@ -73,6 +160,8 @@ def performance(own: Result, held: Result) -> Markdown:
     )
     if mark:
         words = "**In sample, so worth nothing as evidence:** " + words
+    if checkpoint is not None and (leaky := checkpoint.audit["leaky"]):
+        words = f"**Worth nothing as evidence, for {_names(leaky)} knew the future:** {words}"
     if own.fills.empty:
         words += " The forecast never crossed the entry threshold, so nothing was traded."
     return Markdown(words)

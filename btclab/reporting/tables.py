@@ -30,6 +30,11 @@ def table(frame: pd.DataFrame) -> HTML:
     return HTML(frame.to_html(index=False, border=0, na_rep="–", classes="btclab-table", justify="left"))
 
 
+def folded(frame: pd.DataFrame, summary: str) -> HTML:
+    """`table`, hidden until the reader unfolds its `summary`."""
+    return HTML(f"<details><summary>{escape(summary)}</summary>{table(frame).data}</details>")
+
+
 def banner(candles: pd.DataFrame) -> HTML:
     """What a reader must know before anything else: that the market is simulated, the data stale, or a source failed."""
     attrs = candles.attrs
@@ -76,26 +81,25 @@ def data_window(candles: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["data", "value"])
 
 
-def feature_list(spec: FeatureSpec) -> pd.DataFrame:
-    """Features by group, with how each is computed, its unit and its warm-up (bars)."""
-    rows = [
-        (
-            f.group,
-            f.name,
-            f"{f.indicator}({', '.join(f'{k}={v}' for k, v in f.parameters.items())})",
-            f.unit or "–",
-            f.warmup,
-        )
-        for f in spec.features
+def feature_list(spec: FeatureSpec, timeframe: str) -> pd.DataFrame:
+    """Features by group, with how each is computed, its unit and its warm-up (bars of `timeframe`)."""
+    rows = spec.table(timeframe).reset_index().replace({"unit": {"": "–"}})
+    rows["indicator"] = [
+        f"{call} of {read}" if read else call for call, read in zip(rows["indicator"], rows.pop("inputs"), strict=True)
     ]
-    return pd.DataFrame(rows, columns=["group", "feature", "indicator", "unit", "warm-up (bars)"])
+    return rows[["group", "feature", "indicator", "unit", "warmup"]].rename(columns={"warmup": "warm-up (bars)"})
 
 
 def fold_list(checkpoint: Checkpoint) -> pd.DataFrame:
     """The three folds, oldest first, and what each was for."""
     ends = checkpoint.folds
     rows = [
-        ("train", ends["train_start"], ends["validation_start"], "fits the network and the scaling"),
+        (
+            "train",
+            ends["train_start"],
+            ends["validation_start"],
+            "selects the features, fits the scaling and the network",
+        ),
         ("validation", ends["validation_start"], ends["test_start"], "stops the training, fits the calibration"),
         ("test", ends["test_start"], ends["test_end"], "measured after training: out of sample"),
     ]

@@ -24,10 +24,11 @@ from rich.table import Table
 from torch.utils.data import DataLoader, TensorDataset
 
 import btclab as bl
-from btclab.features.spec import DEFAULT
+from btclab.features.spec import resolve_spec
 from btclab.forecasting.dataset import Scaler, make_inputs, make_targets
 from btclab.forecasting.networks import BaseLSTM
 from btclab.forecasting.training import TrainingOptions, _train_epoch
+from tests.benchmarks import features as features_benchmark
 from tests.benchmarks import market
 
 REPEATS = 3
@@ -58,9 +59,12 @@ def imports() -> list[tuple[str, str, str, str]]:
 
 
 def training(candles: pd.DataFrame) -> list[tuple[str, str, str, str]]:
-    """One epoch over stretches against one over windows of 60 bars in batches of 32, same network and targets."""
+    """One epoch over stretches against one over windows of 60 bars in batches of 32, same network and targets.
+
+    On the features of "core", about as many as a training selects.
+    """
     options = TrainingOptions()
-    inputs = make_inputs(candles, DEFAULT, options.context, 1)
+    inputs = make_inputs(candles, resolve_spec("core"), options.context, 1)
     targets = make_targets(candles, inputs.volatility, 1)
     usable = torch.from_numpy(inputs.complete & np.isfinite(targets))
     features = torch.from_numpy(np.nan_to_num(Scaler.fit(inputs.features).apply(inputs.features)))
@@ -121,8 +125,6 @@ def backtesting(candles: pd.DataFrame) -> list[tuple[str, str, str, str]]:
 
 def other_steps(candles: pd.DataFrame) -> list[tuple[str, str, str, str]]:
     return [
-        ("features", f"{seconds(lambda: bl.build_features(candles)):.2f} s", f"{len(DEFAULT.columns)} columns", "–"),
-        ("look-ahead audit", f"{seconds(lambda: bl.audit_features(candles), 1):.2f} s", "–", "–"),
         ("validation", f"{1000 * seconds(lambda: bl.validate_candles(candles, '1h')):.1f} ms", "–", "–"),
     ]
 
@@ -141,7 +143,8 @@ def pipeline(source: str) -> list[tuple[str, str, str, str]]:
 def main() -> None:
     source = next((word for word in sys.argv[1:] if not word.startswith("--")), "simulated:1")
     candles = bl.load_candles(source)
-    rows = imports() + market.main(candles) + other_steps(candles) + training(candles) + backtesting(candles)
+    rows = imports() + market.main(candles) + other_steps(candles) + features_benchmark.main(candles, source)
+    rows += training(candles) + backtesting(candles)
     if "--no-pipeline" not in sys.argv:
         rows += pipeline(source)
     table = Table("what", "btclab", "rival or size", "ratio", title=f"{candles.attrs['source']}, {len(candles):,} bars")

@@ -5,9 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import btclab as bl
 from btclab.errors import InputError, TooFewBars
-from btclab.features.spec import DEFAULT
-from btclab.forecasting.dataset import CLIP, Folds, Scaler, ewma_volatility, make_inputs
+from btclab.features.spec import resolve_spec
+from btclab.forecasting.dataset import (
+    CLIP,
+    Folds,
+    Scaler,
+    ewma_volatility,
+    make_inputs,
+    usable_spec,
+    with_noise,
+)
 
 
 def test_folds_follow_each_other_and_purge_the_labels_between_them():
@@ -61,8 +70,50 @@ def test_volatility_does_not_depend_on_where_the_history_begins(candles):
 def test_a_forecast_needs_a_complete_window(candles):
     flawed = candles.copy()
     flawed.loc[flawed.index[1500:1560], "volume"] = 5.0  # a constant volume has no z-score
-    inputs = make_inputs(flawed, DEFAULT, context=60, horizon=1)
+    inputs = make_inputs(flawed, resolve_spec("core"), context=60, horizon=1)
     missing = ~np.isfinite(inputs.features).all(axis=1)
     last = np.flatnonzero(missing)[-1]
     assert not inputs.complete[last : last + 60].any()
     assert inputs.complete[last + 60]
+
+
+def test_columns_that_cannot_be_filled_are_left_out_by_name_with_the_reason(candles):
+    kept, reasons = usable_spec(candles, resolve_spec("default"), None, len(candles) // 2)
+    assert reasons["ema_200_distance"].endswith(f"more than a quarter of the {len(candles):,}")
+    assert "no context was given" in reasons["fear_greed"]
+    assert "rsi_14" in kept.columns
+    assert not set(kept.columns) & set(reasons)
+    assert set(kept.columns) | set(reasons) == set(resolve_spec("default").columns)
+
+
+@pytest.fixture
+def beside(candles):
+    """A spec that reads a series of its own, and that series."""
+    spec = bl.FeatureSpec("mine", (bl.Feature("own", "g", "level", inputs="own"), bl.Feature("sma", "g", "sma")))
+    return spec, candles[["close"]].rename(columns={"close": "own"})
+
+
+def test_a_sparse_series_is_left_out(candles, beside):
+    spec, series = beside
+    series.iloc[3::10] = np.nan
+    kept, reasons = usable_spec(candles, spec, series, 1000)
+    assert kept.columns == ["sma"]
+    assert reasons["own"] == "missing in 10 % of the training bars"
+
+
+def test_whether_a_column_is_left_out_is_decided_by_the_training_bars(candles, beside):
+    spec, series = beside
+    series.iloc[1000:] = np.nan
+    assert usable_spec(candles, spec, series, 1000)[0].columns == ["own", "sma"]
+
+
+def test_where_nothing_can_be_filled_the_reason_is_said(candles):
+    spec = bl.FeatureSpec("mine", (bl.Feature("mood", "g", "level", inputs="fear_greed"),))
+    with pytest.raises(TooFewBars, match="No feature of 'mine' has values: it reads fear_greed"):
+        usable_spec(candles, spec, None, 1000)
+
+
+def test_noise_stands_beside_the_features_once():
+    spec = with_noise(resolve_spec("core"), 3)
+    assert spec.columns[-3:] == ["noise_1", "noise_2", "noise_3"]
+    assert with_noise(spec, 3).columns == spec.columns

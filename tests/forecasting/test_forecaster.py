@@ -13,9 +13,10 @@ import pytest
 import torch
 
 import btclab as bl
-from btclab.errors import CheckpointError, LookAheadError, TooFewBars
+from btclab.errors import CheckpointError, DataUnavailable, InputError, LookAheadError, TooFewBars
 from btclab.features import audit as audit_module
 from btclab.features.build import build_features
+from btclab.features.indicators import CUSTOM
 from btclab.forecasting import forecaster
 from btclab.settings import PROJECT
 from tests.conftest import EDGE, SMALL
@@ -56,7 +57,7 @@ def test_changing_later_bars_changes_no_earlier_forecast(trained, trained_candle
 
 
 def test_a_forecast_made_live_equals_the_one_made_in_a_backtest(trained, trained_candles, forecasts):
-    live = bl.forecast(trained, trained_candles.iloc[-1200:]).iloc[-1]
+    live = bl.forecast(trained, trained_candles.iloc[-2000:]).iloc[-1]
     assert live["mean"] == pytest.approx(forecasts["mean"].iloc[-1], rel=1e-5, abs=1e-9)
     assert live["prob_up"] == pytest.approx(forecasts["prob_up"].iloc[-1], abs=1e-6)
 
@@ -130,7 +131,8 @@ def test_two_trainings_with_one_seed_agree_bit_for_bit(trained, trained_candles)
 def test_the_checkpoint_says_what_it_was_made_from(trained, trained_candles):
     assert trained.provenance["fingerprint"] == bl.fingerprint(trained_candles)
     assert trained.market == {"source": EDGE, "symbol": "BTC/USDT", "simulated": True, "timeframe": "1h"}
-    assert "passed" in trained.provenance["audit"]
+    assert trained.audit["passed"]
+    assert "passed" in trained.audit["sentence"]
 
 
 def test_the_network_has_not_seen_the_test_fold(trained, trained_candles):
@@ -154,8 +156,8 @@ def test_too_few_bars_say_so(trained_candles, bars):
 
 
 def test_a_feature_that_knows_the_future_stops_the_training(trained_candles, monkeypatch):
-    def leaky(candles, context=None, spec="default"):
-        return build_features(candles, spec=spec).assign(log_return_1=candles["close"].pct_change().shift(-1))
+    def leaky(candles, context=None, spec="default", last=None):
+        return build_features(candles, context, spec, last).assign(log_return_1=candles["close"].pct_change().shift(-1))
 
     real = audit_module.audit_features
     monkeypatch.setattr(forecaster, "audit_features", lambda *a, **k: real(*a, **k, build=leaky))
@@ -195,3 +197,66 @@ def test_another_process_trains_the_same_network_bit_for_bit(trained):
     words = [sys.executable, "-c", script]
     done = subprocess.run(words, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True, timeout=120)
     assert json.loads(done.stdout) == [trained.curves, trained.metrics, trained.provenance["fingerprint"]]
+
+
+def test_features_are_chosen_on_the_training_fold_alone(trained_candles):
+    options = {**SMALL, "epochs": 1, "select": 10}
+    one = bl.train(trained_candles, **options)
+    altered = trained_candles.copy()
+    altered.loc[one.folds["validation_start"] :] *= 1.7
+    other = bl.train(altered, **options)
+    assert one.spec.columns == other.spec.columns
+    assert len(one.spec.columns) == 10 + 3  # and noise
+    assert one.selection == other.selection
+
+
+def test_noise_takes_no_seat_among_the_chosen(trained_candles):
+    made = bl.train(trained_candles, **{**SMALL, "epochs": 1, "select": 5, "noise": 2})
+    assert made.spec.columns[-2:] == ["noise_1", "noise_2"]
+    assert not any(row["kept"] for row in made.selection["table"] if row["feature"].startswith("noise_"))
+
+
+def test_a_feature_that_looks_ahead_is_trained_on_only_when_named_and_the_checkpoint_says_so(
+    trained_candles, monkeypatch
+):
+    monkeypatch.setitem(CUSTOM, "tomorrow", lambda candles: candles["close"].shift(-1) / candles["close"] - 1)
+    cheat = bl.Feature("cheat", "momentum", "tomorrow", warmup=1)
+    spec = bl.FeatureSpec("mine", (cheat, bl.Feature("rsi_14", "momentum", "rsi")))
+    with pytest.raises(LookAheadError, match=r"cheat(?s:.)*allow_leaky=\['cheat'\]"):
+        bl.train(trained_candles, spec=spec, **SMALL)
+    made = bl.train(trained_candles, spec=spec, allow_leaky=["cheat"], **SMALL)
+    assert made.audit["leaky"] == ["cheat"]
+    assert not made.audit["passed"]
+    with pytest.raises(InputError, match=r"Unknown feature in allow_leaky: 'chaet'\. Did you mean 'cheat'"):
+        bl.train(trained_candles, spec=spec, allow_leaky=["chaet"], **SMALL)
+
+
+@pytest.fixture(scope="module")
+def with_series(trained_candles):
+    """A checkpoint that reads a series beside the bars, and that series: yesterday's level of something daily."""
+    days = np.arange(len(trained_candles)) // 24
+    series = pd.DataFrame({"mood": np.random.default_rng(1).normal(50, 9, days[-1] + 1)[days]}, trained_candles.index)
+    mood = bl.Feature("mood", "sentiment", "level", inputs="mood", form="oscillator")
+    spec = bl.FeatureSpec("mine", (mood, bl.Feature("rsi_14", "momentum", "rsi")))
+    return bl.train(trained_candles, spec=spec, series=series, **SMALL), series
+
+
+def test_a_series_beside_the_bars_is_read_in_training_and_forecast(with_series, trained_candles):
+    made, series = with_series
+    assert made.spec.context == ["mood"]
+    assert "mood" in made.audit["unverified"]  # nothing is known of its publication
+    forecasts = bl.forecast(made, trained_candles, series)
+    assert forecasts["prob_up"].notna().sum() > 6000
+    series = series.copy()
+    series.iloc[5000:] = 0.0
+    pd.testing.assert_frame_equal(bl.forecast(made, trained_candles, series).iloc[:5000], forecasts.iloc[:5000])
+
+
+def test_a_forecast_without_the_series_it_needs_names_it(with_series, trained_candles):
+    with pytest.raises(DataUnavailable, match="reads mood, which is not there: btclab fetch --context mood"):
+        bl.forecast(with_series[0], trained_candles)
+
+
+def test_what_the_candles_cannot_fill_is_left_out_and_named(trained):
+    assert "no context was given" in trained.provenance["left_out"]["fear_greed"]
+    assert not set(trained.provenance["left_out"]) & set(trained.spec.columns)

@@ -1,4 +1,4 @@
-"""Execute the report notebooks in place, in a home of their own: `make notebooks`.
+"""Execute the notebooks in place, in a home of their own: `make notebooks`.
 
 Text and tables are stored, so that nbval has something to compare and a reader on a code host something to read;
 figures are not, for they are large and change with every run. Progress bars and recorded values go too.
@@ -16,8 +16,9 @@ import papermill
 from btclab.reporting.mime import NOISE, PLOTLY
 from btclab.settings import PROJECT
 
-REPORTS = PROJECT / "notebooks" / "reports"
-ORDER = ("train", "backtest", "signal", "data_quality")  # backtest and signal read the checkpoint that train stores
+NOTEBOOKS = PROJECT / "notebooks"
+# backtest and signal read the checkpoint that train stores
+ORDER = ("reports/train", "reports/backtest", "reports/signal", "reports/data_quality", "tutorials/features")
 
 
 def store(path: Path, aside: Path) -> None:
@@ -41,4 +42,4 @@ if __name__ == "__main__":
         os.environ["BTCLAB_HOME"] = folder
         for name in ORDER:
             print(f"executing {name} …", flush=True)
-            store(REPORTS / f"{name}.ipynb", Path(folder) / f"{name}.ipynb")
+            store(NOTEBOOKS / f"{name}.ipynb", Path(folder) / f"{Path(name).name}.ipynb")

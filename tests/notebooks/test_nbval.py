@@ -1,4 +1,4 @@
-"""nbval executes the report notebooks with their defaults and compares the outputs that must not change."""
+"""nbval executes the notebooks with their defaults and compares the outputs that must not change."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from tests.notebooks.store import ORDER
 
 
 @pytest.mark.slow
-def test_the_report_notebooks_run_and_give_what_is_stored(home):
-    notebooks = [f"notebooks/reports/{name}.ipynb" for name in ORDER]
+@pytest.mark.parametrize("folder", ["reports", "tutorials"])
+def test_the_notebooks_run_and_give_what_is_stored(home, folder):
+    notebooks = [f"notebooks/{name}.ipynb" for name in ORDER if name.startswith(folder)]
     plugins = ["-p", "no:xdist", "-p", "no:cacheprovider", "-p", "no:randomly"]
     words = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=240"]
     done = subprocess.run(

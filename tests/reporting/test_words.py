@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import btclab as bl
-from btclab.reporting import sentences, tables
+from btclab.reporting import clusters, sentences, tables
 
 
 def with_metrics(checkpoint, **metrics):
@@ -34,6 +34,24 @@ def test_a_forecast_that_is_wrong_more_often_than_luck_is_called_so(trained):
 
 def test_skill_is_called_skill(trained):
     assert "can be told from luck" in sentences.verdict(with_metrics(trained, distinguishable=True)).data
+
+
+def leaky(checkpoint):
+    return dataclasses.replace(checkpoint, audit={**checkpoint.audit, "passed": False, "leaky": ["tomorrow"]})
+
+
+def test_skill_of_a_network_that_saw_the_future_is_called_worthless(trained):
+    words = sentences.verdict(leaky(with_metrics(trained, distinguishable=True, ic=0.9))).data
+    assert words.startswith("**Worth nothing as evidence:** `tomorrow` knew the future")
+    assert "can be told from luck" not in words
+
+
+def test_performance_on_forecasts_that_saw_the_future_is_called_worthless(trained, market):
+    own, held = bl.backtest(market, pd.DataFrame({"exposure": 1.0}, index=market.index)), bl.buy_and_hold(market)
+    assert sentences.performance(own, held, leaky(trained)).data.startswith(
+        "**Worth nothing as evidence, for `tomorrow`"
+    )
+    assert sentences.performance(own, held, trained).data.startswith("After costs")
 
 
 @pytest.mark.parametrize(("measured", "word"), [(0.90, "kept its word"), (0.80, "did **not** keep its word")])
@@ -161,3 +179,86 @@ def test_trades_are_counted(market):
 def test_costs_of_nothing_traded_are_not_invented(market):
     idle = bl.backtest(market, pd.DataFrame({"exposure": 0.0}, index=market.index))
     assert "Nothing was traded" in sentences.costs(idle, pd.DataFrame()).data
+
+
+def columns(**values):
+    table = pd.DataFrame(values, dtype=float)
+    table.attrs = {"features": {name: {"group": "trend", "warmup": 2} for name in values}, "missing": {}}
+    return table
+
+
+def test_columns_that_hold_values_are_counted_and_the_one_with_most_holes_named():
+    table = columns(a=[np.nan, np.nan, 1, 1], b=[np.nan, np.nan, np.nan, 1], c=[np.nan] * 4)
+    table.attrs["missing"] = {"c": "no data", "d": "too slow"}
+    words = sentences.features_held(table).data
+    assert "**2** of 4 columns hold values" in words
+    assert "`b` misses most: 50.00 % of its bars" in words
+
+
+def test_a_warm_up_is_no_hole():
+    words = sentences.features_held(columns(a=[np.nan, np.nan, 1, 1])).data
+    assert words == "All **1** columns hold values, and once warmed up none of them misses a bar."
+
+
+def test_the_column_that_is_cut_off_most_often_is_named():
+    values = np.random.default_rng(0).standard_normal((2, 1000))
+    values[0, :2] = 99
+    assert "**1** of 2 columns go that far, most often `a` (in 0.20 % of the bars)" in (
+        sentences.features_beyond(columns(a=values[0], b=values[1])).data
+    )
+    assert "none is cut off" in sentences.features_beyond(columns(b=values[1])).data
+
+
+def test_columns_that_say_the_same_are_counted_once():
+    one, other = np.random.default_rng(0).standard_normal((2, 1000))
+    words = sentences.features_alike(clusters.cluster(columns(a=one, b=2 * one, c=other))).data
+    assert "**3** columns say **2** different things" in words
+    assert "holds 2" in words
+    assert "No two of the 2 columns" in sentences.features_alike(clusters.cluster(columns(a=one, c=other))).data
+
+
+def test_the_choice_of_columns_is_counted_without_noise(trained):
+    kept = [one.name for one in trained.spec.features if one.group != "noise"]
+    rows = [
+        {"feature": name, "kept": True, "reason": "kept", "above_noise": place < 3} for place, name in enumerate(kept)
+    ]
+    rows += [{"feature": "x", "kept": False, "reason": "as y", "above_noise": True}]
+    rows += [{"feature": "noise_1", "kept": False, "reason": "noise", "above_noise": False}]
+    chosen = dataclasses.replace(trained, selection={"rows": 5000, "noise_line": 0.0004, "table": rows})
+    words = sentences.features_chosen(chosen).data
+    assert f"**{len(kept)}** of {len(kept) + 1} columns were chosen on 5,000 training bars; 1 repeat another." in words
+    assert "**3** of the chosen" in words
+    assert "(0.40 · 10⁻³ nats)" in words
+    assert "nothing to choose" in sentences.features_chosen(dataclasses.replace(trained, selection=None)).data
+
+
+def importance(calibrated=True, above=True):
+    names = ["a", "b", "noise_1"]
+    table = pd.DataFrame({"feature": names, "importance": [2, 1, 0], "noise": [False, False, True]})
+    table["above_noise"] = [above, False, False]
+    table.attrs = {"noise_line": 0.00123, "bars": 900, "calibrated": calibrated}
+    return table
+
+
+def test_columns_above_the_noise_are_counted_and_named():
+    words = sentences.features_used(importance()).data
+    assert words.startswith("**1 of 2 columns stand above the noise**, which reaches 0.0012 % of the squared error")
+    assert "most of all `a`." in words
+    assert "most of all" not in sentences.features_used(importance(above=False)).data
+
+
+def test_importance_of_a_forecast_that_was_calibrated_away_is_called_so():
+    assert "calibration leaves nothing" in sentences.features_used(importance(calibrated=False)).data
+    assert "Too few bars" in sentences.features_used(None).data
+
+
+def test_a_folded_table_stays_hidden_until_its_summary_is_opened(market):
+    words = tables.folded(pd.DataFrame({"a": [1]}), "more <of it>").data
+    assert words.startswith("<details><summary>more &lt;of it&gt;</summary><table")
+
+
+def test_the_feature_list_says_how_each_is_computed_and_its_warm_up():
+    rows = tables.feature_list(bl.resolve_spec("default"), "1h").set_index("feature")
+    assert rows.loc["rsi_14_4h", "indicator"] == "rsi(length=14) on 4h"
+    assert rows.loc["vix", "indicator"] == "log_level() of vix"
+    assert rows.loc["sma_200_distance", "warm-up (bars)"] == 199
