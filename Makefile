@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench lab dashboard notebooks lock clean
+.PHONY: help setup run test test-intel lint bench lab dashboard notebooks lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -27,6 +27,15 @@ run: $(READY)  ## Train, backtest and signal: three reports. ARGS='--source file
 
 test: $(READY)  ## Run the whole test suite
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+test-intel: .venv-intel/.ready  ## Forecasting tests under Intel's PyTorch extension, in an environment of its own (7 GB)
+	@.venv-intel/bin/python -m pytest -n $(WORKERS) --dist loadfile tests/forecasting $(ARGS)
+
+.venv-intel/.ready: requirements.lock pyproject.toml
+	@echo "Setting up .venv-intel: 7 GB and some minutes, once."
+	$(PYTHON) -m venv .venv-intel
+	.venv-intel/bin/python -m pip install -qq --editable '.[intel,dev]'
+	@touch $@
 
 lint: $(READY)  ## ruff and mypy
 	@$(BIN)/ruff check .
@@ -50,5 +59,5 @@ lock: $(READY)  ## Write requirements.lock anew from what is installed in .venv
 	   $(BIN)/python -m pip freeze --exclude-editable --exclude btclab | sed 's/+cpu$$//'; } > requirements.lock
 
 clean:  ## Remove .venv and caches; your data, models and runs stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .venv-intel .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

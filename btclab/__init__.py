@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from btclab.analysis.backtest import Result, backtest, buy_and_hold, cost_sensitivity
+    from btclab.analysis.drift import Drift, check_drift
     from btclab.context.fetch import fetch_context
     from btclab.context.join import load_context, stored_context
     from btclab.features.audit import Audit, audit_features, audit_warmup
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from btclab.features.spec import Feature, FeatureSpec, resolve_spec
     from btclab.forecasting.audit import audit_checkpoint
     from btclab.forecasting.checkpoints import Checkpoint, load_checkpoint, promote
-    from btclab.forecasting.forecaster import forecast, naive_forecast, out_of_sample, train
+    from btclab.forecasting.forecaster import forecast, forecast_latest, naive_forecast, out_of_sample, train
     from btclab.forecasting.importance import feature_importance
     from btclab.forecasting.labels import forward_log_return
     from btclab.market.candles import describe, fingerprint, resample, validate_candles
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "analysis.backtest": ("Result", "backtest", "buy_and_hold", "cost_sensitivity"),
+    "analysis.drift": ("Drift", "check_drift"),
     "context.fetch": ("fetch_context",),
     "context.join": ("load_context", "stored_context"),
     "features.audit": ("Audit", "audit_features", "audit_warmup"),
@@ -48,7 +50,7 @@ _HOMES = {
     "forecasting.audit": ("audit_checkpoint",),
     "forecasting.checkpoints": ("Checkpoint", "load_checkpoint", "promote"),
     "forecasting.importance": ("feature_importance",),
-    "forecasting.forecaster": ("forecast", "naive_forecast", "out_of_sample", "train"),
+    "forecasting.forecaster": ("forecast", "forecast_latest", "naive_forecast", "out_of_sample", "train"),
     "forecasting.labels": ("forward_log_return",),
     "market.candles": ("describe", "fingerprint", "resample", "validate_candles"),
     "market.check": ("check_candles",),

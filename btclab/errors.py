@@ -39,6 +39,10 @@ class LookAheadError(BtclabError):
     """A feature knows the future; training on it is refused."""
 
 
+class TrainingFailed(BtclabError):
+    """A training could not go on: memory ran out, or the loss grew beyond all numbers; the message says what to change."""
+
+
 class DataUnavailable(BtclabError):
     """No source could give the data; the message names each source and its error."""
 

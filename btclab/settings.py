@@ -125,6 +125,25 @@ class TradingSettings(BaseModel):
     initial_cash: Annotated[float, _said("start of the paper account", gt=0, allow_inf_nan=False)] = 10_000.0
 
 
+class RetrainingSettings(BaseModel):
+    """When a training is due: the signal report says so, nothing trains by itself."""
+
+    model_config = _FROZEN
+    age_days: Annotated[float, _said("days since the last bar that training saw", gt=0, le=3650)] = 90.0
+    window_bars: Annotated[int, _said("newest unseen bars that are judged", ge=100, le=100_000)] = 720
+    psi: Annotated[float, _said("population stability index above which a feature has drifted", gt=0, le=10)] = 0.5
+    drifted_share: Annotated[float, _said("share of the features that may drift", ge=0, le=1)] = 0.5
+    coverage_off: Annotated[
+        float, _said("how far the coverage of the 90 % interval may be off (0.05: 85 to 95 %)", gt=0, le=0.9)
+    ] = 0.05
+    cusum: Annotated[
+        float, _said("cumulative excess of errors, in standard deviations; volatility comes in clusters", gt=0, le=1000)
+    ] = 30.0
+    volatility_ratio: Annotated[
+        float, _said("how many times as high or low as in training the volatility may be", gt=1, le=100)
+    ] = 3.0
+
+
 class DashboardSettings(BaseModel):
     """Where the dashboard is served; it always binds to 127.0.0.1."""
 
@@ -151,6 +170,7 @@ class Settings(BaseSettings):
     context: ContextSettings = ContextSettings()
     cache: CacheSettings = CacheSettings()
     trading: TradingSettings = TradingSettings()
+    retraining: RetrainingSettings = RetrainingSettings()
     dashboard: DashboardSettings = DashboardSettings()
 
     @classmethod

@@ -33,7 +33,7 @@ def audit(
     checkpoint: Annotated[
         str | None,
         typer.Option(
-            help="A checkpoint in models/, or production: its features, forecasts, scaling, selection, calibration."
+            help="A checkpoint in models/, or production: its features, forecasts, scaling, selection, weights, calibration."
         ),
     ] = None,
     cuts: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +16,25 @@ from btclab.features.compare import TOLERANCE, Found, differences
 from btclab.features.cuts import BEFORE, LEAST_AFTER, LEAST_BEFORE, choose_cuts
 from btclab.features.noise import noisy_candles, noisy_context
 from btclab.features.spec import NAMES, FeatureSpec, resolve_spec
-from btclab.forecasting.calibration import Calibration
+from btclab.forecasting.calibration import ADAPTIVE_BARS, Calibration
 from btclab.forecasting.checkpoints import Checkpoint
 from btclab.forecasting.dataset import (
     VOLATILITY_WARMUP,
     Folds,
     Scaler,
     make_inputs,
-    make_targets,
     usable_spec,
     with_noise,
 )
-from btclab.forecasting.forecaster import forecast, scaled_tensor, select_inputs
-from btclab.forecasting.networks import predict
-from btclab.forecasting.training import TrainingOptions
+from btclab.forecasting.forecaster import fit_calibrations, forecast, select_inputs
+from btclab.forecasting.labels import make_targets
+from btclab.forecasting.members import combine, member_weights
+from btclab.forecasting.training import TrainingOptions, numpy_tensor
 from btclab.market.candles import fingerprint, timeframe_of, validate_candles
 
 REFITTED = "fitted anew with later folds replaced"
 SINGLE = 1e-5  # the network computes in single precision
+SWAPPED = 1  # outcome that may change places with another in the order of their scores, for the same reason
 CUTS = 4
 TRIED = 5  # times as many bars are drawn as cuts are made: before its series begin, the network cannot forecast
 REVISED = "its context series may have been revised since the training"
@@ -47,12 +49,15 @@ def audit_checkpoint(
     seed: int = 0,
     progress: bool = False,
 ) -> Audit:
-    """Do forecasts, scaling, selection and calibration of `checkpoint` know anything that came later?
+    """Do forecasts, scaling, selection, member weights and calibration of `checkpoint` know anything that came later?
 
     Forecasts are made again with the bars after each of `cuts` bars removed, and replaced by others: those at and before the
     cut must stay, to 1e-5 of their size. On the candles that the network was trained on, the features are scaled and
-    selected anew with everything from the validation fold on replaced, and the calibration is fitted anew with the test
-    fold replaced: the checkpoint must hold the same. The weights are not trained anew.
+    selected anew with everything from the validation fold on replaced, and the weights of an ensemble's members and the
+    calibration of each horizon are fitted anew with the test fold replaced: the checkpoint must hold the same. The members
+    themselves are not trained anew.
+
+    A further horizon's figures have the number of bars behind their names, as in `forecast`: "calibration_24".
 
     `series` as in `forecast`. `spec` is the one that `train` was given, for the selection chose from it; not needed for one
     of btclab's own. What cannot be repeated, for the candles or the spec are others, is listed in `unverified`. The features
@@ -72,12 +77,12 @@ def audit_checkpoint(
         unseen = _altered(trained_on, beside, folds.validation.start, random)
         parts = [_scaling(checkpoint, *unseen, folds), _selection(checkpoint, *unseen, folds, spec)]
         if any(reasons for _, _, reasons in parts[:1]):
-            parts.append(([], 0, {"calibration": REVISED}))
+            parts.append(([], 0, dict.fromkeys(_fitted_last(checkpoint), REVISED)))
         else:
-            parts.append(_calibration(checkpoint, *_altered(trained_on, beside, folds.test.start, random), folds))
+            parts.append(_weighing(checkpoint, *_altered(trained_on, beside, folds.test.start, random), folds))
     else:
         why = "these are not the candles that it was trained on"
-        parts = [([], 0, {name: why}) for name in ("scaling", "selection", "calibration")]
+        parts = [([], 0, dict.fromkeys(("scaling", "selection", *_fitted_last(checkpoint)), why))]
     for guilty, count, reasons in parts:
         found, checked, unverified = found + guilty, checked + count, unverified | reasons
     tests = (REMOVED, REPLACED, *([REFITTED] if checked > columns else []))
@@ -112,29 +117,41 @@ def _forecasts(
             f"{len(candles):,}."
         )
 
+    followed = ADAPTIVE_BARS + max(checkpoint.horizons) + BEFORE  # where these are, the adaptive interval adapts
+
     def part(cut: int) -> tuple[pd.DataFrame, pd.DataFrame | None, int]:
-        window = slice(max(0, cut + 1 - warmup - LEAST_BEFORE), cut + 1 + BEFORE)
+        window = slice(max(0, cut + 1 - warmup - followed), cut + 1 + BEFORE)
         return candles.iloc[window], None if series is None else series.iloc[window], cut + 1 - window.start
 
     def has_series(cut: int) -> bool:
-        _, beside, known = part(cut)
-        return beside is None or bool(beside[checkpoint.spec.context].iloc[:known].notna().any().all())
+        recent = slice(max(0, cut + 1 - warmup - LEAST_BEFORE), cut + 1)
+        return series is None or bool(series[checkpoint.spec.context].iloc[recent].notna().any().all())
 
     places = choose_cuts(candles, series, pd.DataFrame(index=candles.index), warmup, TRIED * count, random)
     places = [cut for cut in places if has_series(cut)][:count]
     if not places:
         forecast(checkpoint, candles, series)
         return [], 0, 0
+    smooth = _without_steps(checkpoint)
     found: list[Found] = []
     for cut in tqdm(places, desc="audit of forecasts", unit="cut", delay=SHOW_AFTER, disable=not progress):
         bars, beside, known = part(cut)
-        right = forecast(checkpoint, bars, beside).iloc[:known]
+        right = forecast(smooth, bars, beside).iloc[:known]
         earlier = None if beside is None else beside.iloc[:known]
-        found += _moved(REMOVED, right, forecast(checkpoint, bars.iloc[:known], earlier))
+        found += _moved(REMOVED, right, forecast(smooth, bars.iloc[:known], earlier))
         for rises in (True, False):
             later = None if beside is None else noisy_context(beside, known, rises, random)
-            found += _moved(REPLACED, right, forecast(checkpoint, noisy_candles(bars, known, rises, random), later))
+            found += _moved(REPLACED, right, forecast(smooth, noisy_candles(bars, known, rises, random), later))
     return found, right.shape[1], len(places)
+
+
+def _without_steps(checkpoint: Checkpoint) -> Checkpoint:
+    """The same with a smooth curve in place of isotonic steps, on which a rounded score may fall on either side."""
+    calibrations = [
+        replace(one, method="platt", odds=(1.0, 0.0)) if one.method == "isotonic" else one
+        for one in checkpoint.calibrations
+    ]
+    return replace(checkpoint, calibrations=tuple(calibrations))
 
 
 def _moved(test: str, one: pd.DataFrame, other: pd.DataFrame) -> list[Found]:
@@ -147,15 +164,17 @@ Part = tuple[list[Found], int, dict[str, str]]  # what is guilty, how many figur
 
 def _folds(checkpoint: Checkpoint, index: pd.Index) -> Folds:
     """The folds by position in `index`, that of the candles of the training."""
-    starts = (pd.Timestamp(checkpoint.folds[f"{name}_start"]) for name in ("train", "validation", "test"))
-    first, one, two = (int(index.searchsorted(start)) for start in starts)
-    horizon = checkpoint.horizon
-    return Folds(slice(first, one - horizon), slice(one, two - horizon), slice(two, len(index) - horizon))
+
+    def fold(name: str) -> slice:
+        first, last = (pd.Timestamp(checkpoint.folds[f"{name}_{end}"]) for end in ("start", "stop"))
+        return slice(int(index.searchsorted(first)), int(index.searchsorted(last)) + 1)
+
+    return Folds(fold("train"), fold("validation"), fold("test"))
 
 
 def _scaling(checkpoint: Checkpoint, bars: pd.DataFrame, beside: pd.DataFrame | None, folds: Folds) -> Part:
     """The scaler, fitted anew on the training fold of `bars`, of which nothing later is real."""
-    inputs = make_inputs(bars, checkpoint.spec, checkpoint.options["context"], checkpoint.horizon, beside)
+    inputs = make_inputs(bars, checkpoint.spec, checkpoint.options["context"], beside)
     anew, held = Scaler.fit(inputs.features[: folds.train.stop]), checkpoint.scaler
     size = np.maximum(np.abs(held.mean - anew.mean), np.abs(held.scale - anew.scale)) / anew.scale
     off = {
@@ -190,9 +209,9 @@ def _selection(
     held = checkpoint.selection or {"table": [{"feature": name} for name in checkpoint.spec.columns]}
     if usable.columns != [row["feature"] for row in held["table"]]:
         return [], 0, {"selection": f"it chose from other features than those of {wanted.name!r}: name the spec"}
-    inputs = make_inputs(bars, usable, options.context, checkpoint.horizon, beside)
-    targets = make_targets(bars, inputs.volatility, checkpoint.horizon)
-    kept, _, anew = select_inputs(usable, inputs, targets, folds, options)
+    inputs = make_inputs(bars, usable, options.context, beside)
+    targets = make_targets(bars, inputs.volatility, checkpoint.horizons)
+    kept, _, anew = select_inputs(usable, inputs, targets[:, 0], folds, options)
     before, after = _weighed(held), _weighed(anew or {"table": [{"feature": name} for name in usable.columns]})
     off = {name for name in before.keys() | after.keys() if not _alike(before.get(name), after.get(name))}
     if off and off <= _readers(usable):
@@ -211,18 +230,54 @@ def _alike(one: float | None, other: float | None) -> bool:
     return one is not None and other is not None and abs(one - other) <= TOLERANCE
 
 
-def _calibration(checkpoint: Checkpoint, bars: pd.DataFrame, beside: pd.DataFrame | None, folds: Folds) -> Part:
-    """The calibration, fitted anew on the validation fold of `bars`, of which nothing later is real."""
-    context, held = checkpoint.options["context"], checkpoint.calibration
-    inputs = make_inputs(bars, checkpoint.spec, context, checkpoint.horizon, beside)
-    targets = make_targets(bars, inputs.volatility, checkpoint.horizon)
-    first = max(0, folds.validation.start - context + 1)
-    scaled = scaled_tensor(inputs, checkpoint.scaler)[first : folds.validation.stop]
-    output = predict(checkpoint.network, scaled, context).numpy().astype(float)[folds.validation.start - first :]
-    scored = (inputs.complete & np.isfinite(targets))[folds.validation]
-    anew = Calibration.fit(output[scored], targets[folds.validation][scored])
-    figures = np.abs(np.append(held.residuals - anew.residuals, held.slope - anew.slope))
-    size = float(figures.max() / max(1.0, np.abs(anew.residuals).max()))
-    if size <= 10 * SINGLE:
-        return [], 1, {}
-    return [("calibration", REFITTED, bars.index[folds.test.start], size)], 1, {}
+def _fitted_last(checkpoint: Checkpoint) -> list[str]:
+    """What the validation fold fits, by name: the weights of several members, and a calibration for each horizon."""
+    weights = ["member weights"] if len(checkpoint.members) > 1 else []
+    return [*weights, "calibration", *(f"calibration_{horizon}" for horizon in checkpoint.horizons[1:])]
+
+
+def _weighing(checkpoint: Checkpoint, bars: pd.DataFrame, beside: pd.DataFrame | None, folds: Folds) -> Part:
+    """Member weights and calibrations, fitted anew on the validation fold of `bars`, of which nothing later is real.
+
+    The calibrations are those that belong to the weights that the checkpoint holds, so that each answers for itself.
+    """
+    context = checkpoint.options["context"]
+    inputs = make_inputs(bars, checkpoint.spec, context, beside)
+    targets = make_targets(bars, inputs.volatility, checkpoint.horizons)
+    first = max(0, folds.validation.start - context + 1)  # no member reads more of the past
+    part = slice(first, folds.validation.stop)
+    fold = slice(folds.validation.start - first, folds.validation.stop - first)
+    targets, usable = targets[part], (inputs.complete[:, None] & np.isfinite(targets))[part]
+    features = numpy_tensor(checkpoint.scaler.apply(inputs.features[part]))
+    answers = [one.answer(features, inputs.bars[part], context) for one in checkpoint.members]
+    rows = np.flatnonzero(usable[fold].all(axis=1)) + fold.start
+    answer = combine(answers, np.array(checkpoint.weights))
+    other = combine(answers, member_weights(answers, targets, rows))
+    sizes = [_largest(answer.mean[rows] - other.mean[rows]) / (_largest(other.mean[rows]) + 1e-12)]
+    for number, anew in enumerate(fit_calibrations(answer, targets, usable, fold)):
+        scores = answer.score[fold, number][usable[fold, number]]
+        sizes.append(_apart(checkpoint.calibrations[number], anew, scores))
+    names, start = _fitted_last(checkpoint), bars.index[folds.test.start]
+    guilty = [
+        (name, REFITTED, start, size)
+        for name, size in zip(names, sizes[-len(names) :], strict=True)
+        if not size <= 10 * SINGLE
+    ]
+    return guilty, len(names), {}
+
+
+def _apart(held: Calibration, anew: Calibration, scores: np.ndarray) -> float:
+    """By how much two calibrations differ, in volatilities or in the probability of up at `scores`, whichever is more.
+
+    At isotonic steps rounding can exchange outcomes, each of which moves the sum of the probabilities by 2 at the most.
+    """
+    chance = np.abs(held.prob_up(scores) - anew.prob_up(scores))
+    if held.method == anew.method == "isotonic" and chance.sum() <= 2 * SWAPPED:
+        chance = np.zeros(1)
+    return max(
+        _largest(np.array([held.slope - anew.slope, *np.subtract(held.offsets, anew.offsets)])), _largest(chance)
+    )
+
+
+def _largest(values: np.ndarray) -> float:
+    return float(np.abs(values).max())

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from btclab.errors import InputError, TooFewBars
 from btclab.features.selection import NOISE, shuffle_in_blocks
+from btclab.forecasting.accelerate import cores, one_thread_each
 from btclab.forecasting.checkpoints import Checkpoint
-from btclab.forecasting.dataset import make_inputs, make_targets
-from btclab.forecasting.forecaster import check_market, check_series, scaled_tensor
-from btclab.forecasting.training import TARGET_CLIP
+from btclab.forecasting.dataset import make_inputs
+from btclab.forecasting.forecaster import check_market, check_series
+from btclab.forecasting.labels import make_targets
+from btclab.forecasting.members import NetworkMember
+from btclab.forecasting.networks import LSTMNetwork
+from btclab.forecasting.training import TARGET_CLIP, numpy_tensor
 from btclab.market.candles import validate_candles
 
 MIN_BARS = 200  # to be scored; the interval of fewer says nothing
 STEPS = 6_000_000  # of the network in all: some seconds with the default one on two cores
-WORKERS = 2  # the network releases Python's lock
 BATCH = 64  # sequences that the network runs over at once
 BLOCK = 4  # windows, on average, that stay together when a column is shuffled: what a window holds stays alike
 RESAMPLES = 1000
@@ -48,25 +49,25 @@ def feature_importance(
     Politis and Romano 1994). With `grouped`, all columns of a group are shuffled together: two columns that say the same
     cover for each other one by one, not so as a group.
 
-    One row a column (or group), the most important first: `feature`, `group`, `importance`, the increase of the mean squared
-    error of the return in units of volatility, in % of that error; `low` and `high`, its 95 % interval, by bootstrap over
-    the shuffles and over stretches of neighbouring bars; `noise`, whether it is known to mean nothing; `above_noise`,
-    whether its whole interval lies above the noise line. `attrs`: `noise_line`, the largest `high` of the noise columns,
-    at least 0 (what it is without noise columns); `noise_columns`, how many those are; `bars` scored, `error` (mean squared,
-    unshuffled), and `calibrated`: False where the calibration leaves nothing of the forecast (slope 0), and the network's
-    own forecast is measured in its place.
+    One row a column (or group), the most important first: `feature`, `group`, `importance`, the increase of the network's own
+    loss (squared error, or that of the quantiles and the direction) at the first horizon, in % of that loss; `low` and
+    `high`, its 95 % interval, by bootstrap over the shuffles and over stretches of neighbouring bars; `noise`, whether it is
+    known to mean nothing; `above_noise`, whether its whole interval lies above the noise line. `attrs`: `noise_line`, the
+    largest `high` of the noise columns, at least 0 (what it is without noise columns); `noise_columns`, how many
+    those are; `bars` scored, `error` (mean loss, unshuffled), and `calibrated`: False where the calibration leaves nothing of
+    the forecast (slope 0), and the network's own forecast is measured in its place.
 
-    `most_bars` are scored, spread evenly (default: as many as some seconds allow). The network runs over stretches as long as
-    in training, not window by window. Same seed, same numbers. Raises `TooFewBars` for fewer than 200 unseen bars, and as
-    `forecast`.
+    Of an ensemble the first network is measured. `most_bars` are scored, spread evenly (default: as many as some seconds
+    allow). The network runs over stretches as long as in training, not window by window. Same seed, same numbers. Raises
+    `TooFewBars` for fewer than 200 unseen bars, and as `forecast`.
     """
     _check(repeats, most_bars)
     validate_candles(candles)
     check_market(checkpoint, candles)
-    check_series(checkpoint, candles, series)
+    check_series(checkpoint, series)
     context, stretch = checkpoint.options["context"], checkpoint.options["stretch"]
-    inputs = make_inputs(candles, checkpoint.spec, context, checkpoint.horizon, series)
-    targets = make_targets(candles, inputs.volatility, checkpoint.horizon)
+    inputs = make_inputs(candles, checkpoint.spec, context, series)
+    targets = make_targets(candles, inputs.volatility, checkpoint.horizons)[:, 0]
     scored = inputs.complete & np.isfinite(targets) & (inputs.index >= checkpoint.test_start)
     if scored.sum() < MIN_BARS:
         raise TooFewBars(
@@ -77,13 +78,13 @@ def feature_importance(
     cost = len(tasks) * repeats * (1 + (context - 1) / stretch)  # steps of the network for each bar that is scored
     pieces = _stretches(scored, context, stretch, most_bars or int(STEPS / cost))
     runner = _Runner(
-        checkpoint.network.eval(),
-        scaled_tensor(inputs, checkpoint.scaler),
-        torch.from_numpy(np.nan_to_num(targets).astype(np.float32)).clamp(-TARGET_CLIP, TARGET_CLIP),
+        _network(checkpoint),
+        numpy_tensor(checkpoint.scaler.apply(inputs.features)),
+        numpy_tensor(targets).clamp(-TARGET_CLIP, TARGET_CLIP),
         torch.from_numpy(scored),
         pieces,
         context,
-        checkpoint.calibration.slope or 1.0,
+        checkpoint.calibrations[0].slope or 1.0,
     )
     whole = np.isfinite(inputs.features[: pieces.max() + 1]).all(axis=1)
     whole[: pieces.min()] = False
@@ -94,9 +95,14 @@ def feature_importance(
     table.attrs |= {
         "bars": runner.bars,
         "error": float(error.sum() / runner.bars),
-        "calibrated": checkpoint.calibration.slope > 0,
+        "calibrated": checkpoint.calibrations[0].slope > 0,
     }
     return table
+
+
+def _network(checkpoint: Checkpoint) -> LSTMNetwork:
+    """The first network among the checkpoint's members."""
+    return next(one.network for one in checkpoint.members if isinstance(one, NetworkMember)).eval()
 
 
 def _check(repeats: int, most_bars: int | None) -> None:
@@ -130,9 +136,9 @@ def _stretches(scored: np.ndarray, context: int, stretch: int, most_bars: int) -
 
 @dataclass
 class _Runner:
-    """The network over the same stretches again and again; `error` [stretch] is the summed squared error of each."""
+    """The network over the same stretches again and again; `error` [stretch] is the summed loss of each."""
 
-    network: nn.Module
+    network: LSTMNetwork
     features: Tensor  # [time, feature]
     targets: Tensor  # [time]
     scored: Tensor  # [time]
@@ -151,10 +157,12 @@ class _Runner:
         self.inputs = self.features[self.steps]  # [stretch, step, feature]
 
     def error(self, inputs: Tensor) -> np.ndarray:
-        """From `inputs` [task, stretch, step, feature] the summed squared errors [task, stretch]."""
+        """From `inputs` [task, stretch, step, feature] the summed losses [task, stretch]."""
         with torch.inference_mode():
-            output = self.network(inputs.flatten(0, 1))[:, self.context - 1 :].unflatten(0, inputs.shape[:2])
-            return ((self.slope * output - self.outcome) ** 2 * self.weight).sum(-1).double().numpy()
+            output = self.network(inputs.flatten(0, 1))[:, self.context - 1 :, :1].unflatten(0, inputs.shape[:2])
+            scaled = output if self.network.QUANTILES else self.slope * output  # [task, stretch, step, 1, output]
+            loss = self.network.loss(scaled, self.outcome[..., None].expand(*scaled.shape[:-1]))[..., 0]
+            return (loss * self.weight).sum(-1).double().numpy()
 
 
 def _shuffled(rows: np.ndarray, length: int, block: int, random: np.random.Generator) -> Tensor:
@@ -167,7 +175,7 @@ def _shuffled(rows: np.ndarray, length: int, block: int, random: np.random.Gener
 def _errors(
     runner: _Runner, tasks: list[list[int]], orders: list[Tensor], progress: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Summed squared errors [stretch] as they are, and by how much they grow [task, repeat, stretch]."""
+    """Summed losses [stretch] as they are, and by how much they grow [task, repeat, stretch]."""
     error = runner.error(runner.inputs[None])[0]
     grown = np.empty((len(tasks), len(orders), len(error)))
     at_once = max(1, BATCH // len(error))
@@ -185,23 +193,12 @@ def _errors(
     shuffles = len(tasks) * len(orders)
     with (
         tqdm(total=shuffles, desc="importance", unit="shuffle", disable=not progress) as bar,
-        _single_threaded_torch(),
-        ThreadPoolExecutor(WORKERS) as pool,
+        one_thread_each(),
+        ThreadPoolExecutor(cores()) as pool,
     ):
         for done in pool.map(run, jobs):
             bar.update(done)
     return error, grown
-
-
-@contextmanager
-def _single_threaded_torch() -> Iterator[None]:
-    """Whole networks side by side need no threads within: these wait for each other at every step of an LSTM."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _table(

@@ -102,12 +102,13 @@ def _memory() -> Finding:
 def _accelerator() -> Finding:
     import torch
 
-    if torch.cuda.is_available():
-        return Finding("GPU", torch.cuda.get_device_name(0), "ok")
-    for name in ("xpu", "mps"):
-        if getattr(torch, name, None) is not None and getattr(torch, name).is_available():
-            return Finding("GPU", name, "ok")
-    return Finding("GPU", "none", "note", "not needed: training runs on the CPU")
+    from btclab.forecasting.accelerate import available, choose
+
+    device = available()[0]
+    if device == "cpu":
+        said = f"none; networks of 100 states train on the processor in {choose().precision}"
+        return Finding("GPU", said, "note", "not needed; measure: btclab doctor --accelerators")
+    return Finding("GPU", torch.cuda.get_device_name(0) if device == "cuda" else device, "ok")
 
 
 def _exchange(name: str) -> Finding:

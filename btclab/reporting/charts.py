@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from btclab.analysis.backtest import Result
-from btclab.forecasting.calibration import LEVELS
 from btclab.market.candles import TIMEFRAMES, resample, timeframe_of
-
-if TYPE_CHECKING:  # a checkpoint brings torch, which figures and tables do not need
-    from btclab.forecasting.checkpoints import Checkpoint
 
 ORANGE, BLUE, GREY, GREEN, RED = "#e8850c", "#3566a8", "#8a8f98", "#1f9d61", "#d1393b"
 MOST_CANDLES = 1500  # more than this cannot be told apart on a screen
@@ -111,51 +106,6 @@ def price(candles: pd.DataFrame, fills: pd.DataFrame | None = None, title: str =
     return _finish(figure, f"{title}, {_market(candles.attrs)}", candles.attrs, 480)
 
 
-def learning_curves(checkpoint: Checkpoint) -> go.Figure:
-    """Loss of each epoch on the training and the validation fold, and the epoch that was kept."""
-    figure = go.Figure()
-    for name, losses in checkpoint.curves.items():
-        figure.add_scatter(x=list(range(1, len(losses) + 1)), y=losses, mode="lines+markers", name=name)
-    best = checkpoint.provenance["best_epoch"] + 1
-    figure.add_vline(
-        x=best,
-        line_dash="dot",
-        line_color=GREY,
-        annotation_text=f"kept: epoch {best}",
-        annotation_position="bottom right",
-    )
-    figure.update_xaxes(title_text="epoch", dtick=1)
-    figure.update_yaxes(title_text="mean squared error (volatility²)")
-    return _finish(figure, "Learning curves", checkpoint.market, 340)
-
-
-def skill_by_forecast(checkpoint: Checkpoint, forecasts: pd.DataFrame, outcomes: pd.Series) -> go.Figure:
-    """Mean outcome of the out-of-sample bars in ten groups from the lowest to the highest forecast, with 95 % intervals."""
-    known = forecasts["mean"].notna() & outcomes.notna() & ~forecasts["in_sample"]
-    expected, happened = 1e4 * forecasts["mean"][known], 1e4 * outcomes[known]
-    if expected.nunique() < 10:
-        return _finish(go.Figure(), "The forecast never changes: it is the naive one", forecasts.attrs)
-    groups = pd.qcut(expected.rank(method="first"), 10, labels=False)
-    table = pd.DataFrame({"expected": expected, "happened": happened}).groupby(groups).agg(["mean", "sem"])
-    low, high = table["expected"]["mean"].min(), table["expected"]["mean"].max()
-    figure = go.Figure()
-    figure.add_scatter(
-        x=[low, high], y=[low, high], mode="lines", name="as forecast", line={"color": GREY, "dash": "dot"}
-    )
-    figure.add_scatter(
-        x=table["expected"]["mean"],
-        y=table["happened"]["mean"],
-        mode="markers",
-        name="what happened",
-        marker={"size": 9},
-        error_y={"type": "data", "array": 1.96 * table["happened"]["sem"]},
-    )
-    figure.update_layout(hovermode="closest")
-    figure.update_xaxes(title_text=f"forecast return over {checkpoint.horizon} bar(s) (bps)")
-    figure.update_yaxes(title_text="mean return that followed (bps)")
-    return _finish(figure, "Forecast and outcome out of sample, in ten groups", forecasts.attrs)
-
-
 def equity(results: dict[str, Result], attrs: dict[Any, Any]) -> go.Figure:
     """Equity and drawdown of several strategies from the same start, and the exposure of the first, on one time axis."""
     figure = make_subplots(rows=3, cols=1, shared_xaxes=True, row_heights=[0.6, 0.25, 0.15], vertical_spacing=0.04)
@@ -201,44 +151,6 @@ def cost_sensitivity(table: pd.DataFrame, attrs: dict[Any, Any]) -> go.Figure:
     figure.update_xaxes(title_text="cost of one side: fee + slippage (bps)")
     figure.update_yaxes(title_text=f"{name.replace('_', ' ')} (%)")
     return _finish(figure, "What costs do to the result", attrs, 320)
-
-
-def forecast_distribution(checkpoint: Checkpoint, row: pd.Series, attrs: dict[Any, Any]) -> go.Figure:
-    """The calibrated distribution of the coming return at one bar: chance of each range, with the 90 % interval."""
-    if np.isnan(row["mean"]):
-        return _finish(go.Figure(), "No forecast for this bar: its window is incomplete", attrs, 340)
-    centre = row["mean"] / row["volatility"]
-    values = 100 * (centre + checkpoint.calibration.residuals) * row["volatility"]
-    edges = np.linspace(np.interp(0.005, LEVELS, values), np.interp(0.995, LEVELS, values), 41)
-    chance = 100 * np.diff(np.interp(edges, values, LEVELS))
-    middle = (edges[:-1] + edges[1:]) / 2
-    colours = np.where(middle > 0, GREEN, RED)
-    figure = go.Figure(
-        go.Bar(
-            x=middle,
-            y=chance,
-            marker_color=colours,
-            name="chance",
-            hovertemplate="%{x:.2f} %: %{y:.1f} %<extra></extra>",
-        )
-    )
-    low, high = 100 * row["interval_low"], 100 * row["interval_high"]
-    figure.add_vrect(x0=low, x1=high, fillcolor=BLUE, opacity=0.08, line_width=0)
-    figure.add_annotation(
-        x=(low + high) / 2,
-        y=1,
-        yref="paper",
-        text="90 % interval",
-        showarrow=False,
-        font={"color": BLUE},
-        yanchor="bottom",
-    )
-    figure.update_layout(bargap=0.05, hovermode="closest")
-    figure.update_xaxes(
-        title_text=f"log return over the next {checkpoint.horizon} bar(s) (%)", zeroline=True, zerolinecolor=GREY
-    )
-    figure.update_yaxes(title_text="chance (%)")
-    return _finish(figure, "Forecast distribution of the coming return", attrs, 340)
 
 
 def prob_up(forecasts: pd.DataFrame, enter: float, exit: float) -> go.Figure:

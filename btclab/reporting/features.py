@@ -337,7 +337,7 @@ def importance(weighed: pd.DataFrame | None, attrs: Mapping[Any, Any]) -> go.Fig
     line = weighed.attrs["noise_line"]
     figure.add_vline(x=line, line_dash="dash", line_color="#24292f", line_width=1.2)
     figure.update_layout(hovermode="closest", bargap=0.35)
-    figure.update_xaxes(title_text="growth of the squared error when the column is shuffled (%)", zeroline=True)
+    figure.update_xaxes(title_text="growth of the loss when the column is shuffled (%)", zeroline=True)
     figure.update_xaxes(zerolinecolor=GREY)
     figure.update_yaxes(
         tickvals=list(range(len(shown))), ticktext=shown["feature"].to_list(), autorange="reversed", automargin=True,

@@ -2,43 +2,73 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from IPython.display import Markdown
 
 from btclab.analysis.backtest import Result
 from btclab.features.selection import REDUNDANT
+from btclab.forecasting.skill import stands_out
 from btclab.reporting.clusters import Clusters
 from btclab.reporting.features import percent, tails, with_values
+from btclab.reporting.forecasting import KEPT, in_bars
 from btclab.reporting.tables import age
 from btclab.trading.broker import PaperBroker
 
 if TYPE_CHECKING:  # a checkpoint brings torch, which figures and tables do not need
+    from btclab.analysis.drift import Drift
     from btclab.forecasting.checkpoints import Checkpoint
 
 
 def verdict(checkpoint: Checkpoint) -> Markdown:
-    """Whether the network beats the naive forecast out of sample."""
+    """What the network is worth out of sample: the answer first, then the figures that it rests on."""
     m = checkpoint.metrics
     if leaky := checkpoint.audit["leaky"]:
         return Markdown(
             f"**Worth nothing as evidence:** {_names(leaky)} knew the future when this network was trained and measured, so "
             f"its information coefficient of {m['ic']:+.3f} says how much of it leaked, and nothing about skill. Do not trade it."
         )
+    return Markdown(" ".join([_conclusion(m), _figures(m), _placebo(m)]))
+
+
+def _conclusion(m: dict[str, Any]) -> str:
     if m["ic"] == 0:
-        return Markdown("Validation saw **no skill**, so the forecast is the naive one at every bar. Do not trade it.")
-    interval = (
-        f"information coefficient {m['ic']:+.3f}, 95 % interval {m['ic_low']:+.3f} to {m['ic_high']:+.3f}, "
-        f"over {m['bars']:,} unseen bars"
-    )
-    if m["distinguishable"]:
-        error = f"its error is {m['error_ratio']:.4f} × that of the naive forecast"
-        return Markdown(f"The network has **skill that can be told from luck** ({interval}); {error}.")
+        return "Validation saw **no skill**, so the forecast says nothing of the direction. Do not trade it."
     if m["ic_high"] < 0:
-        return Markdown(f"The network's forecasts **point the wrong way** ({interval}). Do not trade it.")
-    advice = "Do not trade it: the naive forecast does as well."
-    return Markdown(f"The network's skill **cannot be told from zero** ({interval}). {advice}")
+        return "The network's forecasts **point the wrong way**. Do not trade it."
+    if not m["distinguishable"]:
+        return "The network's skill **cannot be told from zero**. Do not trade it: the naive forecast does as well."
+    if m["placebo"] and not stands_out(m["ic"], m["placebo"]):
+        return (
+            "The network's skill **does not stand out from the placebo's**: trained where nothing can be learnt it seems "
+            "to have as much. Do not trade it."
+        )
+    return "The network has **skill that can be told from luck**; whether it pays the costs is for the backtest to say."
+
+
+def _figures(m: dict[str, Any]) -> str:
+    words = f"Over {m['bars']:,} unseen bars the 90 % interval covered {100 * m['coverage_90']:.1f} %"
+    if m["ic"] == 0:
+        return words + "."
+    right = ""
+    if m["hit_rate"] is not None:
+        right = (
+            f", the direction was right in {100 * m['hit_rate']:.1f} % "
+            f"({100 * m['hit_rate_low']:.1f} to {100 * m['hit_rate_high']:.1f})"
+        )
+    error = f"{m['error_ratio']:.4f} ({m['error_ratio_low']:.4f} to {m['error_ratio_high']:.4f})"
+    return (
+        f"{words}, the information coefficient was {m['ic']:+.3f} (95 % interval {m['ic_low']:+.3f} to {m['ic_high']:+.3f})"
+        f"{right}, and the error {error} × that of the naive forecast; Diebold-Mariano p = {m['dm_p']:.2g}."
+    )
+
+
+def _placebo(m: dict[str, Any]) -> str:
+    if not m["placebo"]:
+        return "No placebo was run."
+    reached = ", ".join(f"{one:+.3f}" for one in m["placebo"])
+    return f"The placebo, the same training on shuffled outcomes, reached {reached}."
 
 
 def _names(names: list[str]) -> str:
@@ -57,22 +87,56 @@ def origin(checkpoint: Checkpoint) -> Markdown:
 def learning(checkpoint: Checkpoint) -> Markdown:
     """When the validation loss stopped falling, and what calibration made of the forecast."""
     kept, epochs = checkpoint.provenance["best_epoch"] + 1, len(checkpoint.curves["train"])
-    slope = checkpoint.calibration.slope
-    trust = (
-        "validation saw no skill, so the forecast is the naive one"
-        if slope == 0
-        else f"calibration keeps {100 * slope:.0f} % of the network's forecast"
-    )
-    return Markdown(
-        f"Validation loss was lowest after epoch **{kept}** of {epochs}; that network is kept, and {trust}."
-    )
+    words = f"Validation loss was lowest after epoch **{kept}** of {epochs}; that network is kept. "
+    if len(checkpoint.members) > 1:
+        shares = ", ".join(
+            f"{one.describe().get('variant', one.kind)} {100 * weight:.0f} %"
+            for one, weight in zip(checkpoint.members, checkpoint.weights, strict=True)
+        )
+        words += f"The members weigh {shares}. "
+    said = []
+    for horizon, one in zip(checkpoint.horizons, checkpoint.calibrations, strict=True):
+        ahead = "" if len(checkpoint.horizons) == 1 else f" over {in_bars(horizon)}"
+        said.append(
+            f"validation saw no skill{ahead}, so that the forecast says nothing of the direction"
+            if one.slope == 0
+            else f"calibration keeps {100 * one.slope:.0f} % of the forecast{ahead}"
+        )
+    how = {"even": "one half", "platt": "Platt's curve", "isotonic": "isotonic steps"}[
+        checkpoint.calibrations[0].method
+    ]
+    said.append(f"the probability of up is {how}")
+    listed = "; ".join(said)
+    words += listed[:1].upper() + listed[1:]
+    return Markdown(words + ".")
 
 
 def coverage(checkpoint: Checkpoint) -> Markdown:
     """Whether the 90 % interval kept its word."""
     measured = 100 * checkpoint.metrics["coverage_90"]
-    word = "kept its word" if 88 <= measured <= 92 else "did **not** keep its word"
+    word = "kept its word" if KEPT[0] <= measured <= KEPT[1] else "did **not** keep its word"
     return Markdown(f"The 90 % interval {word} out of sample: it covered **{measured:.1f} %** of the outcomes.")
+
+
+def sharpness(checkpoint: Checkpoint) -> Markdown:
+    """Whether the interval is narrower than the naive one that covers as much, and how far prob_up is off."""
+    m = checkpoint.metrics
+    width = 100 * (m["width_90"] / m["width_naive"] - 1)
+    than = "as wide as" if abs(width) < 0.05 else f"{abs(width):.1f} % {'wider' if width > 0 else 'narrower'} than"
+    return Markdown(
+        f"The 90 % interval is {than} the naive one that covers as much. The probability of up was off by "
+        f"**{100 * m['ece']:.1f}** points on average (expected calibration error), of which chance alone makes "
+        f"{100 * m['ece_chance']:.1f}."
+    )
+
+
+def aged(drift: Drift | None) -> Markdown:
+    """Whether a training is due, and why; None: too few bars are unseen to tell."""
+    if drift is None:
+        return Markdown("Too few bars are unseen to tell whether the market has left the one of the training.")
+    if not drift.due:
+        return Markdown(str(drift))
+    return Markdown(f"**Training is due:** {'; '.join(drift.reasons)}. Train anew: `btclab train`.")
 
 
 def features_held(features: pd.DataFrame) -> Markdown:
@@ -138,9 +202,7 @@ def features_used(weighed: pd.DataFrame | None) -> Markdown:
         return Markdown("Too few bars are unseen to tell which columns the network uses.")
     own, line = weighed[~weighed["noise"]], weighed.attrs["noise_line"]
     above = own[own["above_noise"]].sort_values("importance", ascending=False, kind="stable")
-    reach = (
-        f"which reaches {line:.2g} % of the squared error" if weighed["noise"].any() else "for which no column stands"
-    )
+    reach = f"which reaches {line:.2g} % of the loss" if weighed["noise"].any() else "for which no column stands"
     bars = weighed.attrs["bars"]
     words = f"**{len(above)} of {len(own)} columns stand above the noise**, {reach}, over {bars:,} unseen bars"
     if len(above):

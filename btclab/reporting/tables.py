@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,10 +15,6 @@ from btclab.features.spec import FeatureSpec
 from btclab.market.candles import close_times, fingerprint, lapse, timeframe_of
 from btclab.reporting.charts import provenance_label
 from btclab.trading.broker import PaperBroker
-
-if TYPE_CHECKING:  # a checkpoint brings torch, which figures and tables do not need
-    from btclab.forecasting.checkpoints import Checkpoint
-
 
 MOST_SPANS = 5  # repaired spans named in a banner
 
@@ -88,43 +84,6 @@ def feature_list(spec: FeatureSpec, timeframe: str) -> pd.DataFrame:
         f"{call} of {read}" if read else call for call, read in zip(rows["indicator"], rows.pop("inputs"), strict=True)
     ]
     return rows[["group", "feature", "indicator", "unit", "warmup"]].rename(columns={"warmup": "warm-up (bars)"})
-
-
-def fold_list(checkpoint: Checkpoint) -> pd.DataFrame:
-    """The three folds, oldest first, and what each was for."""
-    ends = checkpoint.folds
-    rows = [
-        (
-            "train",
-            ends["train_start"],
-            ends["validation_start"],
-            "selects the features, fits the scaling and the network",
-        ),
-        ("validation", ends["validation_start"], ends["test_start"], "stops the training, fits the calibration"),
-        ("test", ends["test_start"], ends["test_end"], "measured after training: out of sample"),
-    ]
-    return pd.DataFrame(
-        [(n, a[:16].replace("T", " "), b[:16].replace("T", " "), w) for n, a, b, w in rows],
-        columns=["fold", "from (UTC)", "to (UTC)", "use"],
-    )
-
-
-def skill_table(checkpoint: Checkpoint) -> pd.DataFrame:
-    """Out-of-sample error and skill beside those of the naive forecast."""
-    m = checkpoint.metrics
-    hit = "–" if m["hit_rate"] is None else f"{100 * m['hit_rate']:.2f}"
-    rows = [
-        ("error (RMSE)", f"{m['error']:.5f}", f"{m['naive_error']:.5f}", "volatilities"),
-        ("error ratio", f"{m['error_ratio']:.5f}", "1", "below 1 beats the naive forecast"),
-        ("R² out of sample", f"{100 * m['r2']:+.3f}", "0", "% of variance"),
-        ("information coefficient", f"{m['ic']:+.4f}", "0", "rank correlation"),
-        ("its 95 % interval", f"{m['ic_low']:+.4f} … {m['ic_high']:+.4f}", "–", "block bootstrap"),
-        ("hit rate", hit, "50", "% of directions"),
-        ("coverage of the 90 % interval", f"{100 * m['coverage_90']:.1f}", "–", "% of outcomes"),
-        ("Brier score of the probability of up", f"{m['brier']:.4f}", "0.2500", "lower is better"),
-        ("bars", f"{m['bars']:,}", f"{m['bars']:,}", "out of sample"),
-    ]
-    return pd.DataFrame(rows, columns=["measure", "network", "naive", "unit"])
 
 
 def metrics_table(results: dict[str, Result]) -> pd.DataFrame:

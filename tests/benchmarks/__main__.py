@@ -16,20 +16,13 @@ import tempfile
 import time
 from collections.abc import Callable
 
-import numpy as np
 import pandas as pd
-import torch
 from rich.console import Console
 from rich.table import Table
-from torch.utils.data import DataLoader, TensorDataset
 
 import btclab as bl
-from btclab.features.spec import resolve_spec
-from btclab.forecasting.dataset import Scaler, make_inputs, make_targets
-from btclab.forecasting.networks import BaseLSTM
-from btclab.forecasting.training import TrainingOptions, _train_epoch
 from tests.benchmarks import features as features_benchmark
-from tests.benchmarks import market
+from tests.benchmarks import forecasts, market
 
 REPEATS = 3
 
@@ -55,39 +48,6 @@ def imports() -> list[tuple[str, str, str, str]]:
     return [
         ("import btclab", f"{own:.3f} s", f"{rival:.3f} s: import pandas", f"{own / rival:.2f} ×"),
         ("btclab --help", f"{help_text:.3f} s", f"{bare:.3f} s: python -c ''", f"{help_text / bare:.1f} ×"),
-    ]
-
-
-def training(candles: pd.DataFrame) -> list[tuple[str, str, str, str]]:
-    """One epoch over stretches against one over windows of 60 bars in batches of 32, same network and targets.
-
-    On the features of "core", about as many as a training selects.
-    """
-    options = TrainingOptions()
-    inputs = make_inputs(candles, resolve_spec("core"), options.context, 1)
-    targets = make_targets(candles, inputs.volatility, 1)
-    usable = torch.from_numpy(inputs.complete & np.isfinite(targets))
-    features = torch.from_numpy(np.nan_to_num(Scaler.fit(inputs.features).apply(inputs.features)))
-    labels = torch.from_numpy(np.nan_to_num(targets).astype(np.float32))
-    network = BaseLSTM(features.shape[1])
-    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
-    fold = slice(int(torch.nonzero(usable)[0]), len(candles) - 1)
-    own = seconds(lambda: _train_epoch(network, optimiser, features, labels, usable, fold, options))
-    sample = 8_000  # windows; the whole epoch is scaled up from these
-    windows = features.unfold(0, options.context, 1).transpose(1, 2)[fold.start : fold.start + sample]
-    after = labels[fold.start + options.context - 1 :][: len(windows)]
-    loader = DataLoader(TensorDataset(windows, after), batch_size=32, shuffle=True)
-
-    def textbook() -> None:
-        for window, label in loader:
-            loss = ((network(window)[:, -1] - label) ** 2).mean()
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-
-    rival = seconds(textbook, 1) * (fold.stop - fold.start) / len(windows)
-    return [
-        ("one training epoch", f"{own:.2f} s", f"{rival:.1f} s: textbook windows, batch 32", f"1/{rival / own:.0f}"),
     ]
 
 
@@ -144,7 +104,7 @@ def main() -> None:
     source = next((word for word in sys.argv[1:] if not word.startswith("--")), "simulated:1")
     candles = bl.load_candles(source)
     rows = imports() + market.main(candles) + other_steps(candles) + features_benchmark.main(candles, source)
-    rows += training(candles) + backtesting(candles)
+    rows += forecasts.main(candles, source) + backtesting(candles)
     if "--no-pipeline" not in sys.argv:
         rows += pipeline(source)
     table = Table("what", "btclab", "rival or size", "ratio", title=f"{candles.attrs['source']}, {len(candles):,} bars")

@@ -1,4 +1,4 @@
-"""The audit of a checkpoint: forecasts, scaling, selection and calibration that know the future are named."""
+"""The audit of a checkpoint: forecasts, scaling, selection, weights and calibration that know the future are named."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from btclab.context.store import save_values
 from btclab.errors import InputError, TooFewBars
 from btclab.features.indicators import CUSTOM
 from btclab.features.spec import Feature, FeatureSpec
-from btclab.forecasting import audit
-from btclab.forecasting.calibration import Calibration
-from btclab.forecasting.dataset import Folds, Scaler, make_inputs, make_targets, usable_spec, with_noise
-from btclab.forecasting.forecaster import scaled_tensor, select_inputs
-from btclab.forecasting.networks import predict
-from btclab.forecasting.training import TrainingOptions
+from btclab.forecasting import audit, forecaster
+from btclab.forecasting.dataset import Folds, Scaler, make_inputs, usable_spec, with_noise
+from btclab.forecasting.forecaster import answer_of, fit_calibrations, select_inputs
+from btclab.forecasting.labels import make_targets
+from btclab.forecasting.members import combine, member_weights
+from btclab.forecasting.training import TrainingOptions, numpy_tensor
 from tests.conftest import EDGE, SMALL
 
 WHAT = "fitted anew with later folds replaced"
@@ -31,14 +31,33 @@ def honest(trained, trained_candles):
 
 
 def inputs_of(checkpoint, candles, spec=None):
-    return make_inputs(candles, spec or checkpoint.spec, checkpoint.options["context"], checkpoint.horizon)
+    return make_inputs(candles, spec or checkpoint.spec, checkpoint.options["context"])
+
+
+def positions(checkpoint, candles, first, last):
+    """The bars from the first one of the fold `first` to the last one of the fold `last`."""
+    start, stop = checkpoint.folds[f"{first}_start"], checkpoint.folds[f"{last}_stop"]
+    return slice(*candles.index.slice_locs(pd.Timestamp(start), pd.Timestamp(stop)))
+
+
+def learnt_from(checkpoint, candles):
+    """Inputs, targets and whether a target may be scored, as in training."""
+    inputs = inputs_of(checkpoint, candles)
+    targets = make_targets(candles, inputs.volatility, checkpoint.horizons)
+    return inputs, targets, inputs.complete[:, None] & np.isfinite(targets)
+
+
+def calibrations_on(checkpoint, candles, first, last):
+    """Calibrations of the checkpoint's forecasts, fitted from the fold `first` to the fold `last`."""
+    inputs, targets, usable = learnt_from(checkpoint, candles)
+    return fit_calibrations(answer_of(checkpoint, inputs), targets, usable, positions(checkpoint, candles, first, last))
 
 
 def test_an_honest_checkpoint_passes(honest, trained):
     assert honest.passed
     assert honest.unverified == {}
-    columns, selection_and_calibration = len(trained.spec.columns), 2
-    assert honest.checked == 11 + columns + selection_and_calibration
+    columns, forecasts, selection_and_calibration = len(trained.spec.columns), 13, 2
+    assert honest.checked == forecasts + columns + selection_and_calibration
     assert trained.name in str(honest)
     assert WHAT in honest.certificate()["tests"]
 
@@ -65,9 +84,9 @@ def test_selection_on_all_bars_is_caught(trained, trained_candles):
     usable, _ = usable_spec(trained_candles, bl.resolve_spec("default"), None, bars // 2)
     wide = with_noise(usable, options.noise)
     inputs = inputs_of(trained, trained_candles, wide)
-    targets = make_targets(trained_candles, inputs.volatility, 1)
+    targets = make_targets(trained_candles, inputs.volatility, (1,))
     everything = Folds(slice(2000, bars), slice(0, 0), slice(0, 0))
-    _, _, selection = select_inputs(wide, inputs, targets, everything, options)
+    _, _, selection = select_inputs(wide, inputs, targets[:, 0], everything, options)
     found = bl.audit_checkpoint(replace(trained, selection=selection), trained_candles, cuts=1)
     assert found.leaky == ["selection"]
 
@@ -81,18 +100,89 @@ def test_a_column_that_the_selection_did_not_choose_is_caught(trained, trained_c
 
 
 def test_calibration_that_has_seen_the_test_fold_is_caught(trained, trained_candles):
-    inputs = inputs_of(trained, trained_candles)
-    targets = make_targets(trained_candles, inputs.volatility, 1)
-    output = (
-        predict(trained.network, scaled_tensor(inputs, trained.scaler), trained.options["context"])
-        .numpy()
-        .astype(float)
-    )
-    seen = inputs.complete & np.isfinite(targets) & (inputs.index >= pd.Timestamp(trained.folds["validation_start"]))
-    cheat = replace(trained, calibration=Calibration.fit(output[seen], targets[seen]))
+    cheat = replace(trained, calibrations=calibrations_on(trained, trained_candles, "validation", "test"))
     found = bl.audit_checkpoint(cheat, trained_candles, cuts=1)
     assert found.leaky == ["calibration"]
     assert found.table.loc[0, "first_bar"] == trained.test_start
+
+
+def test_odds_that_have_seen_the_test_fold_are_caught_though_the_intervals_have_not(trained, trained_candles):
+    (seen,) = calibrations_on(trained, trained_candles, "validation", "test")
+    (held,) = trained.calibrations
+    cheat = replace(held, method=seen.method, odds=seen.odds, steps=seen.steps)
+    found = bl.audit_checkpoint(replace(trained, calibrations=(cheat,)), trained_candles, cuts=1)
+    assert found.leaky == ["calibration"]
+
+
+def test_what_another_processor_rounds_otherwise_is_no_look_ahead(trained, trained_candles):
+    inputs, targets, usable = learnt_from(trained, trained_candles)
+    answer = answer_of(trained, inputs)
+    rounded = [
+        values * (1 + np.random.default_rng(0).normal(0, 1e-6, values.shape)) for values in (answer.mean, answer.score)
+    ]
+    answer = replace(answer, mean=rounded[0], score=rounded[1])
+    fold = positions(trained, trained_candles, "validation", "validation")
+    calibrations = fit_calibrations(answer, targets, usable, fold)
+    assert calibrations != trained.calibrations
+    assert bl.audit_checkpoint(replace(trained, calibrations=calibrations), trained_candles, cuts=1).passed
+
+
+def test_a_score_that_is_rounded_to_the_other_side_of_a_step_is_no_look_ahead(trained, trained_candles, monkeypatch):
+    random = np.random.default_rng(0)
+
+    def rounded(checkpoint, inputs):
+        answer = answer_of(checkpoint, inputs)
+        return replace(answer, score=answer.score * (1 + random.normal(0, 1e-7, answer.score.shape)))
+
+    monkeypatch.setattr(forecaster, "answer_of", rounded)
+    assert trained.calibrations[0].method == "isotonic"
+    assert bl.audit_checkpoint(trained, trained_candles, cuts=2).passed
+
+
+@pytest.fixture(scope="module")
+def ensemble(trained_candles):
+    """Two networks and a forest that forecast one and four bars."""
+    return bl.train(trained_candles, "ensemble", (1, 4), **{**SMALL, "epochs": 2}, members=2, trees=5)
+
+
+def test_an_honest_ensemble_for_several_horizons_passes(ensemble, trained_candles):
+    found = bl.audit_checkpoint(ensemble, trained_candles, cuts=2)
+    assert found.passed
+    assert found.unverified == {}
+    forecasts, selection_weights_and_calibrations = 27, 4
+    assert found.checked == forecasts + len(ensemble.spec.columns) + selection_weights_and_calibrations
+
+
+def test_member_weights_that_have_seen_the_test_fold_are_caught(ensemble, trained_candles):
+    inputs, targets, usable = learnt_from(ensemble, trained_candles)
+    features = numpy_tensor(ensemble.scaler.apply(inputs.features))
+    answers = [one.answer(features, inputs.bars, SMALL["context"]) for one in ensemble.members]
+    seen = positions(ensemble, trained_candles, "validation", "test")
+    weights = member_weights(answers, targets, np.flatnonzero(usable[seen].all(axis=1)) + seen.start)
+    fold = positions(ensemble, trained_candles, "validation", "validation")
+    calibrations = fit_calibrations(combine(answers, weights), targets, usable, fold)
+    cheat = replace(ensemble, weights=tuple(weights), calibrations=calibrations)
+    found = bl.audit_checkpoint(cheat, trained_candles, cuts=1)
+    assert found.leaky == ["member weights"]
+    assert found.table.loc[0, "first_bar"] == ensemble.test_start
+
+
+def test_the_calibration_of_a_further_horizon_is_caught_by_its_name(ensemble, trained_candles):
+    _, seen = calibrations_on(ensemble, trained_candles, "validation", "test")
+    cheat = replace(ensemble, calibrations=(ensemble.calibrations[0], seen))
+    assert bl.audit_checkpoint(cheat, trained_candles, cuts=1).leaky == ["calibration_4"]
+
+
+def test_an_ensemble_on_other_candles_says_that_its_weights_are_not_verified(ensemble, trained_candles):
+    found = bl.audit_checkpoint(ensemble, trained_candles.iloc[10:], cuts=1)
+    assert list(found.unverified) == ["scaling", "selection", "member weights", "calibration", "calibration_4"]
+
+
+def test_an_adaptive_interval_that_knows_an_outcome_too_early_is_caught(trained, trained_candles, monkeypatch):
+    honest = forecaster.adaptive_factor
+    monkeypatch.setattr(forecaster, "adaptive_factor", lambda *arrays: honest(*arrays[:4], 0))
+    found = bl.audit_checkpoint(trained, trained_candles, cuts=2)
+    assert found.leaky == ["forecast of adaptive_high", "forecast of adaptive_low"]
 
 
 def test_forecasts_from_a_feature_that_looks_ahead_are_caught(trained, trained_candles, monkeypatch):

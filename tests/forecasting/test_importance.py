@@ -15,6 +15,8 @@ from btclab.features.spec import resolve_spec
 from btclab.forecasting import importance as importance_module
 from btclab.forecasting.importance import feature_importance
 from btclab.forecasting.labels import forward_log_return
+from btclab.forecasting.members import NetworkMember
+from btclab.forecasting.networks import BaseLSTM
 from tests.conftest import SMALL
 
 PLANTED = ["ema_5_distance", "ema_10_distance"]  # the planted edge is momentum of some hours
@@ -24,7 +26,7 @@ USELESS = ["time_of_day_sin", "day_of_week_cos", "doji", "volume_zscore_48"]
 @pytest.fixture(scope="module")
 def checkpoint(trained_candles):
     spec = resolve_spec("technical").only(PLANTED + USELESS)
-    return bl.train(trained_candles, spec=spec, **SMALL | {"select": 0, "noise": 3})
+    return bl.train(trained_candles, "base", spec=spec, **SMALL | {"select": 0, "noise": 3})
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +38,17 @@ def measure(checkpoint, candles, **options):
     return feature_importance(checkpoint, candles, **{"progress": False, "repeats": 2, **options})
 
 
-def scaled_by(network, factor):
-    """A network whose forecasts are `factor` times those of `network`."""
+def scaled_by(checkpoint, factor):
+    """A checkpoint whose network's forecasts are `factor` times those of its own."""
 
     class Scaled(torch.nn.Module):
+        QUANTILES, loss = False, BaseLSTM.loss
+
         def forward(self, features):
             return factor * network(features)
 
-    return Scaled()
+    network = checkpoint.members[0].network
+    return replace(checkpoint, members=(NetworkMember("base", Scaled().eval()),))
 
 
 def test_one_row_for_each_column_the_most_important_first(importance, checkpoint):
@@ -80,7 +85,7 @@ def test_importance_is_the_growth_of_the_error_in_percent(checkpoint, trained_ca
 
 
 def test_a_network_that_looks_at_nothing_finds_no_column_important(checkpoint, trained_candles):
-    blind = replace(checkpoint, network=scaled_by(checkpoint.network, 0.0))
+    blind = scaled_by(checkpoint, 0.0)
     table = measure(blind, trained_candles)
     assert (table[["importance", "low", "high"]] == 0).all(axis=None)
     assert not table["above_noise"].any()
@@ -161,7 +166,7 @@ def test_rows_with_a_hole_are_not_shuffled_in(checkpoint, holed, monkeypatch):
 
 
 def test_a_calibration_that_leaves_nothing_is_said_so(checkpoint, trained_candles):
-    naive = replace(checkpoint, calibration=replace(checkpoint.calibration, slope=0.0))
+    naive = replace(checkpoint, calibrations=(replace(checkpoint.calibrations[0], slope=0.0),))
     table = measure(naive, trained_candles)
     assert not table.attrs["calibrated"]
     assert table["importance"].iloc[0] > 0  # of the network's own forecast

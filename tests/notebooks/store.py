@@ -18,7 +18,14 @@ from btclab.settings import PROJECT
 
 NOTEBOOKS = PROJECT / "notebooks"
 # backtest and signal read the checkpoint that train stores
-ORDER = ("reports/train", "reports/backtest", "reports/signal", "reports/data_quality", "tutorials/features")
+ORDER = (
+    "reports/train",
+    "reports/backtest",
+    "reports/signal",
+    "reports/data_quality",
+    "tutorials/features",
+    "tutorials/forecasting",
+)
 
 
 def store(path: Path, aside: Path) -> None:

@@ -15,7 +15,7 @@ from btclab.market import sources
 from btclab.operations.pipeline import SIMULATED, choose_source
 
 REAL_BARS = 16_000
-FIGURES = {"train": 7, "backtest": 3, "signal": 3}  # each of them must say what it is of
+FIGURES = {"train": (8, 10), "backtest": (3,), "signal": (5,)}  # two of train only where the forecast ever changes
 
 
 def pipeline(home, *words, cwd=None):
@@ -70,13 +70,15 @@ class TestWithoutASource:
             page = (folder / "report.html").read_text(encoding="utf-8")
             assert "<b>SIMULATED MARKET</b>" in page
             figures = page.split("const figure = ")[1:]
-            assert len(figures) == FIGURES[name]
+            assert len(figures) in FIGURES[name]
             assert all("SIMULATED MARKET" in figure.split("</script>")[0] for figure in figures)
 
     def test_where_there_is_no_edge_the_skill_cannot_be_told_from_zero(self, finished):
         folder, described = finished[2]["train"]
         assert described["results"]["metrics"]["distinguishable"] is False
-        assert "cannot be told from zero" in (folder / "report.html").read_text(encoding="utf-8")
+        page = (folder / "report.html").read_text(encoding="utf-8")
+        assert "cannot be told from zero" in page or "Validation saw <strong>no skill</strong>" in page
+        assert "The placebo, the same training on shuffled outcomes, reached" in page
 
     def test_all_three_used_the_same_candles_and_the_same_checkpoint(self, finished):
         home, _, runs = finished

@@ -23,23 +23,20 @@ def result(unseen):
 
 
 @pytest.fixture(scope="module")
-def figures(trained, unseen, result):
+def figures(unseen, result):
     candles, forecasts = unseen
     return {
         "price": charts.price(candles),
         "trades": charts.price(candles, result.fills),
-        "learning curves": charts.learning_curves(trained),
-        "skill": charts.skill_by_forecast(trained, forecasts, bl.forward_log_return(candles)),
         "equity": charts.equity({"own": result, "held": bl.buy_and_hold(candles)}, candles.attrs),
         "costs": charts.cost_sensitivity(
             pd.DataFrame({"multiple": [0, 1], "cost_bps": [0, 15], "total_return": [3, 1]}), candles.attrs
         ),
-        "distribution": charts.forecast_distribution(trained, forecasts.iloc[-1], candles.attrs),
         "prob_up": charts.prob_up(forecasts.iloc[-50:], 0.52, 0.48),
     }
 
 
-NAMES = ["price", "trades", "learning curves", "skill", "equity", "costs", "distribution", "prob_up"]
+NAMES = ["price", "trades", "equity", "costs", "prob_up"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -80,19 +77,6 @@ def test_each_fill_is_marked_where_it_happened(figures, result):
     buys = result.fills[result.fills["side"] == "buy"]
     assert list(marks["buy"].y) == buys["price"].tolist()
     assert len(marks["sell"].x) == (result.fills["side"] == "sell").sum()
-
-
-def test_the_chances_of_the_distribution_add_up(figures):
-    assert sum(figures["distribution"].data[0].y) == pytest.approx(99, abs=0.5)  # the outermost 1 % is not drawn
-
-
-def test_no_distribution_is_drawn_where_there_is_no_forecast(trained, unseen):
-    candles, forecasts = unseen
-    row = forecasts.iloc[-1].copy()
-    row["mean"] = float("nan")
-    figure = charts.forecast_distribution(trained, row, candles.attrs)
-    assert not figure.data
-    assert "No forecast" in figure.layout.title.text
 
 
 def test_equity_in_sample_is_titled_so(unseen):

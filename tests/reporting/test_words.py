@@ -36,6 +36,58 @@ def test_skill_is_called_skill(trained):
     assert "can be told from luck" in sentences.verdict(with_metrics(trained, distinguishable=True)).data
 
 
+def test_skill_that_does_not_stand_out_from_the_placebo_is_said_first(trained):
+    said = sentences.verdict(with_metrics(trained, distinguishable=True, ic=0.03, placebo=[0.01, 0.04, -0.02])).data
+    assert said.startswith("The network's skill **does not stand out from the placebo's**")
+    assert "reached +0.010, +0.040, -0.020" in said
+    clear = sentences.verdict(with_metrics(trained, distinguishable=True, ic=0.3, placebo=[0.01, 0.04, -0.02])).data
+    assert "can be told from luck" in clear
+
+
+def test_the_verdict_gives_the_figures_it_rests_on(trained):
+    m = trained.metrics
+    words = sentences.verdict(trained).data
+    assert f"{m['ic']:+.3f} (95 % interval {m['ic_low']:+.3f} to {m['ic_high']:+.3f})" in words
+    assert f"direction was right in {100 * m['hit_rate']:.1f} %" in words
+    assert f"the error {m['error_ratio']:.4f} ({m['error_ratio_low']:.4f} to {m['error_ratio_high']:.4f})" in words
+    assert f"Diebold-Mariano p = {m['dm_p']:.2g}" in words
+    assert f"the 90 % interval covered {100 * m['coverage_90']:.1f} %" in words
+    assert "No placebo was run" in words
+
+
+def test_a_forecast_that_validation_took_away_is_called_the_naive_one(trained):
+    assert "**no skill**" in sentences.verdict(with_metrics(trained, ic=0.0)).data
+
+
+def test_what_was_learnt_names_epoch_and_what_calibration_kept(trained):
+    words = sentences.learning(trained).data
+    assert f"after epoch **{trained.provenance['best_epoch'] + 1}** of {len(trained.curves['train'])}" in words
+    assert f"keeps {100 * trained.calibrations[0].slope:.0f} % of the forecast" in words
+    flat = dataclasses.replace(trained, calibrations=(dataclasses.replace(trained.calibrations[0], slope=0.0),))
+    assert "says nothing of the direction" in sentences.learning(flat).data
+
+
+@pytest.mark.parametrize(
+    ("width", "word"), [(2.0, "33.3 % narrower than"), (3.3, "10.0 % wider than"), (3.0, "as wide as")]
+)
+def test_the_width_stands_beside_the_naive_one(trained, width, word):
+    words = sentences.sharpness(
+        with_metrics(trained, width_90=width, width_naive=3.0, ece=0.013, ece_chance=0.011)
+    ).data
+    assert word in words
+    assert "off by **1.3** points" in words
+    assert "chance alone makes 1.1" in words
+
+
+def test_whether_a_training_is_due_is_said_with_the_reasons(trained, trained_candles):
+    forecasts = bl.forecast(trained, trained_candles)
+    drift = bl.check_drift(trained, trained_candles, forecasts)
+    assert "No training is due" in sentences.aged(dataclasses.replace(drift, due=False, reasons=[])).data
+    late = sentences.aged(dataclasses.replace(drift, due=True, reasons=["age 100 days (limit 90)"])).data
+    assert late.startswith("**Training is due:** age 100 days (limit 90).")
+    assert "Too few bars" in sentences.aged(None).data
+
+
 def leaky(checkpoint):
     return dataclasses.replace(checkpoint, audit={**checkpoint.audit, "passed": False, "leaky": ["tomorrow"]})
 
@@ -242,7 +294,7 @@ def importance(calibrated=True, above=True):
 
 def test_columns_above_the_noise_are_counted_and_named():
     words = sentences.features_used(importance()).data
-    assert words.startswith("**1 of 2 columns stand above the noise**, which reaches 0.0012 % of the squared error")
+    assert words.startswith("**1 of 2 columns stand above the noise**, which reaches 0.0012 % of the loss")
     assert "most of all `a`." in words
     assert "most of all" not in sentences.features_used(importance(above=False)).data
 
