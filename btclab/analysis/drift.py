@@ -15,8 +15,8 @@ from btclab.errors import TooFewBars
 from btclab.forecasting.calibration import INTERVAL
 from btclab.forecasting.checkpoints import Checkpoint
 from btclab.forecasting.dataset import make_inputs
-from btclab.forecasting.forecaster import ERROR_CAP
 from btclab.forecasting.labels import forward_log_return
+from btclab.forecasting.learn import ERROR_CAP
 from btclab.market.candles import close_times
 from btclab.settings import RetrainingSettings, settings
 

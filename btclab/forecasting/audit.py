@@ -26,8 +26,9 @@ from btclab.forecasting.dataset import (
     usable_spec,
     with_noise,
 )
-from btclab.forecasting.forecaster import fit_calibrations, forecast, select_inputs
+from btclab.forecasting.forecaster import forecast
 from btclab.forecasting.labels import make_targets
+from btclab.forecasting.learn import fit_calibrations, select_inputs
 from btclab.forecasting.members import combine, member_weights
 from btclab.forecasting.training import TrainingOptions, numpy_tensor
 from btclab.market.candles import fingerprint, timeframe_of, validate_candles

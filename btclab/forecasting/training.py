@@ -48,12 +48,12 @@ class TrainingOptions:
     context: int = 60
     hidden: int = 0
     layers: int = 0
-    dropout: float = 0.2
+    dropout: float = 0.1
     epochs: int = 30
     patience: int = 6
     stretch: int = 180
-    batch: int = 32
-    learning_rate: float = 2e-3
+    batch: int = 8
+    learning_rate: float = 4e-3
     weight_decay: float = 1e-2
     schedule: str = "cosine"
     select: int = 32
@@ -308,7 +308,7 @@ def _validate(network: LSTMNetwork, tensors: Tensors, fold: slice, options: Trai
     with torch.inference_mode():
         parts = [
             _loss(network, tensors, fold, chosen, options, choice)
-            for chosen in torch.tensor(list(_starts(fold, options, 0))).split(4 * options.batch)
+            for chosen in torch.tensor(list(_starts(fold, options, 0))).split(options.batch)
         ]
     return sum(float(loss) for loss, _ in parts) / sum(scored for _, scored in parts)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import pytest
-import torch
 
 from btclab.errors import InputError
 from btclab.forecasting import accelerate
-from btclab.forecasting.accelerate import Choice, available, choose, measure
+from btclab.forecasting.accelerate import Choice, available, choose
 
 
 @pytest.fixture
@@ -57,15 +60,33 @@ def test_what_is_not_there_is_refused(machine, device, precision, message):
         choose(device, precision)
 
 
-def test_all_choices_of_this_machine_agree():
-    found = measure(hidden=16, features=4, repeats=1)
-    assert found[0].choice == Choice("cpu", "float32")
-    assert found[0].difference == 0
-    assert all(one.trained > 0 and one.forecast > 0 for one in found)
-    assert all(one.difference < 0.05 for one in found)
+MEASURE = """
+import json, warnings
+warnings.simplefilter("ignore")
+import torch
+from btclab.forecasting.accelerate import measure
+before = torch.random.get_rng_state()
+found = measure(hidden=16, features=4, repeats=1)
+said = [[one.choice.device, one.choice.precision, one.trained, one.forecast, one.difference] for one in found]
+print(json.dumps([said, torch.equal(before, torch.random.get_rng_state())]))
+"""
 
 
-def test_measuring_leaves_the_random_state_alone():
-    before = torch.random.get_rng_state()
-    measure(hidden=8, features=2, repeats=1)
-    assert torch.equal(before, torch.random.get_rng_state())
+def test_all_choices_of_this_machine_agree_and_measuring_leaves_the_random_state_alone():
+    """In a process of its own: Intel's extension, once imported, replaces layers for everything after it."""
+    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True, timeout=200)
+    found, unmoved = json.loads(done.stdout.splitlines()[-1])
+    assert found[0][:2] == ["cpu", "float32"]
+    assert found[0][4] == 0
+    assert all(trained > 0 and forecast > 0 for _, _, trained, forecast, _ in found)
+    assert all(difference < 0.05 for *_, difference in found)
+    assert unmoved
+
+
+def test_training_and_forecasting_never_import_intels_extension():
+    script = (
+        "import sys, btclab.forecasting.learn, btclab.forecasting.forecaster\n"
+        "print('intel_extension_for_pytorch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=200)
+    assert done.stdout.strip() == "False"

@@ -16,8 +16,9 @@ from btclab.features.indicators import CUSTOM
 from btclab.features.spec import Feature, FeatureSpec
 from btclab.forecasting import audit, forecaster
 from btclab.forecasting.dataset import Folds, Scaler, make_inputs, usable_spec, with_noise
-from btclab.forecasting.forecaster import answer_of, fit_calibrations, select_inputs
+from btclab.forecasting.forecaster import answer_of
 from btclab.forecasting.labels import make_targets
+from btclab.forecasting.learn import fit_calibrations, select_inputs
 from btclab.forecasting.members import combine, member_weights
 from btclab.forecasting.training import TrainingOptions, numpy_tensor
 from tests.conftest import EDGE, SMALL

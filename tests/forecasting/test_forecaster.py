@@ -16,7 +16,7 @@ from btclab.errors import CheckpointError, DataUnavailable, InputError, LookAhea
 from btclab.features import audit as audit_module
 from btclab.features.build import build_features
 from btclab.features.indicators import CUSTOM
-from btclab.forecasting import forecaster, training
+from btclab.forecasting import learn, training
 from btclab.forecasting.forecaster import forecast_latest
 from btclab.settings import PROJECT
 from tests.conftest import EDGE, SMALL
@@ -161,7 +161,7 @@ def test_a_feature_that_knows_the_future_stops_the_training(trained_candles, mon
         return build_features(candles, context, spec, last).assign(log_return_1=candles["close"].pct_change().shift(-1))
 
     real = audit_module.audit_features
-    monkeypatch.setattr(forecaster, "audit_features", lambda *a, **k: real(*a, **k, build=leaky))
+    monkeypatch.setattr(learn, "audit_features", lambda *a, **k: real(*a, **k, build=leaky))
     with pytest.raises(LookAheadError, match="log_return_1"):
         bl.train(trained_candles, epochs=1, progress=False)
 
@@ -256,9 +256,9 @@ def test_the_placebo_finds_nothing(trained_candles):
 def test_the_placebo_is_measured_on_shuffled_outcomes_too(trained_candles, monkeypatch):
     """Against the real ones a network of noise may lean with or against a real edge, for it reads the same features."""
     measured = []
-    real = forecaster.information_coefficient
+    real = learn.information_coefficient
     monkeypatch.setattr(
-        forecaster, "information_coefficient", lambda said, happened: measured.append(happened) or real(said, happened)
+        learn, "information_coefficient", lambda said, happened: measured.append(happened) or real(said, happened)
     )
     made = bl.train(trained_candles, placebo=1, **{**SMALL, "epochs": 1})
     happened = bl.forward_log_return(trained_candles)[made.folds["test_start"] : made.folds["test_stop"]]
@@ -308,7 +308,7 @@ def test_a_killed_ensemble_does_not_train_again_what_was_trained(trained_candles
 
     options = {**SMALL, "epochs": 2, "members": 2}
     whole = bl.train(trained_candles, "ensemble", **options)
-    fit, calls, epochs = forecaster.train_network, [], []
+    fit, calls, epochs = learn.train_network, [], []
 
     def killed(*words):
         calls.append(1)
@@ -316,10 +316,10 @@ def test_a_killed_ensemble_does_not_train_again_what_was_trained(trained_candles
             raise Killed
         return fit(*words)
 
-    monkeypatch.setattr(forecaster, "train_network", killed)
+    monkeypatch.setattr(learn, "train_network", killed)
     with pytest.raises(Killed):
         bl.train(trained_candles, "ensemble", **options)
-    monkeypatch.setattr(forecaster, "train_network", fit)
+    monkeypatch.setattr(learn, "train_network", fit)
     epoch = training._train_epoch
     monkeypatch.setattr(training, "_train_epoch", lambda *words: epochs.append(1) or epoch(*words))
     again = bl.train(trained_candles, "ensemble", **options)
@@ -331,8 +331,8 @@ def test_a_killed_ensemble_does_not_train_again_what_was_trained(trained_candles
 def test_a_state_is_not_taken_up_on_other_features(trained_candles, home, monkeypatch):
     """The same names and options, but the function behind a feature has been changed between kill and resume."""
     said = []
-    path = forecaster._state_path
-    monkeypatch.setattr(forecaster, "_state_path", lambda *words: said.append(path(*words)) or said[-1])
+    path = learn._state_path
+    monkeypatch.setattr(learn, "_state_path", lambda *words: said.append(path(*words)) or said[-1])
     monkeypatch.setitem(CUSTOM, "own", None)
     options = {**SMALL, "epochs": 1}
     for factor in (1.0, 2.0):
