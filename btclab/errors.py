@@ -43,6 +43,10 @@ class TrainingFailed(BtclabError):
     """A training could not go on: memory ran out, or the loss grew beyond all numbers; the message says what to change."""
 
 
+class LedgerError(BtclabError):
+    """A ledger and its account disagree, or what was asked would make them: nothing was written."""
+
+
 class DataUnavailable(BtclabError):
     """No source could give the data; the message names each source and its error."""
 

@@ -1,4 +1,4 @@
-"""The records that pass between strategy, engine, broker and ledger. All are frozen; money is in quote currency."""
+"""The records that pass between strategy, engine, broker and ledger. All are frozen; money is in quote currency, times in ns."""
 
 from __future__ import annotations
 
@@ -7,26 +7,49 @@ from dataclasses import dataclass
 
 from btclab.errors import InputError
 
+KINDS = ("target", "market", "limit", "stop", "stop_limit", "take_profit", "trailing_stop")
+LIFETIMES = ("gtc", "gtd", "ioc")
+
 
 @dataclass(frozen=True)
 class Costs:
-    """What a trade costs: `fee_bps` of the traded value, and `slippage_bps` by which the fill price is worse than the open."""
+    """What a trade costs: `fee_bps` of the traded value, and `slippage_bps` by which a taker's price is worse than the market's.
+
+    `maker_fee_bps` is the fee of a limit order that rested (None: the same); `impact_bps` is further slippage for each whole
+    bar volume that is traded; `participation` caps a fill at that share of the bar's volume (None: no cap, volume is ignored).
+    """
 
     fee_bps: float = 10.0
     slippage_bps: float = 5.0
+    maker_fee_bps: float | None = None
+    impact_bps: float = 0.0
+    participation: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("fee_bps", "slippage_bps"):
+        for name in ("fee_bps", "slippage_bps", "maker_fee_bps", "impact_bps"):
             value = getattr(self, name)
-            if not 0 <= value < 10_000:
+            if value is not None and not 0 <= value < 10_000:
                 raise InputError(
                     f"{name} is {value!r}; it must be at least 0 and under 10,000 basis points (10 = 0.10 %)."
                 )
+        if self.participation is not None and not 0 < self.participation <= 1:
+            raise InputError(f"participation is {self.participation!r}; it must lie in 0…1 (share of a bar's volume).")
+
+
+@dataclass(frozen=True)
+class Market:
+    """What may be traded: sizes in BTC and prices in quote currency; 0 means no such rule."""
+
+    symbol: str = "BTC/USDT"
+    quantity_step: float = 0.0
+    min_quantity: float = 0.0
+    min_value: float = 0.0
+    price_tick: float = 0.0
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One closed bar as the engine sees it; `timestamp` is its open time in ns since 1970 (UTC).
+    """One closed bar as the engine sees it; `timestamp` is its open time in ns since 1970 (UTC), `volume` in BTC.
 
     Raises `InputError` if a price is missing, infinite, not above 0, or outside low…high: nothing trades at such a price.
     """
@@ -36,6 +59,7 @@ class Bar:
     high: float
     low: float
     close: float
+    volume: float = math.inf
 
     def __post_init__(self) -> None:
         if not (0 < self.low <= self.open <= self.high < math.inf and self.low <= self.close <= self.high):
@@ -46,15 +70,40 @@ class Bar:
 
 @dataclass(frozen=True)
 class Order:
-    """Bring the holding to `exposure` (fraction of equity in BTC) at the next bar's open; decided at the close of `decided`."""
+    """What is to be traded from the open of the bar after `decided` (open time of the bar at whose close it was decided) on.
+
+    - `kind` "target" brings the holding to `exposure` (fraction of equity in BTC) at the next open; all others trade `quantity`
+      (BTC, above 0) on `side` ("buy", "sell"). `limit`, `stop` are prices; `trail` is the distance of a trailing stop as a
+      fraction of the best price since it became active.
+    - `lifetime`: "gtc" until cancelled, "gtd" until `expires` (ns), "ioc" what the first bar gives.
+    - `group`: of the orders with the same name, the first fill cancels the others (OCO). `parent`: becomes active when that
+      order has filled, for the quantity that it filled (bracket).
+    - `id` is unique within a ledger and is the key by which nothing happens twice; `reason` is for people.
+    """
 
     decided: int
-    exposure: float
+    exposure: float = math.nan
+    id: str = ""
+    kind: str = "target"
+    side: str = ""
+    quantity: float = math.nan
+    limit: float = math.nan
+    stop: float = math.nan
+    trail: float = math.nan
+    lifetime: str = "gtc"
+    expires: int = 0
+    group: str = ""
+    parent: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class Fill:
-    """One execution. `quantity` (BTC) is positive on either side; `price` includes slippage; `fee` is in quote currency."""
+    """One execution. `quantity` (BTC) is positive on either side; `price` includes slippage; `fee` is in quote currency.
+
+    `order` is the id of the order, `reason` why it filled ("target", "market", "limit", "stop", "take_profit",
+    "trailing_stop", …), `maker` whether it rested in the book.
+    """
 
     timestamp: int
     side: str
@@ -63,3 +112,20 @@ class Fill:
     fee: float
     decided: int
     exposure: float
+    order: str = ""
+    reason: str = "target"
+    maker: bool = False
+
+
+@dataclass(frozen=True)
+class OrderEvent:
+    """What became of an order in the bar `timestamp`; `rule` names the rule of a refusal, `text` says it with the numbers.
+
+    `event` is "accepted", "refused", "triggered", "cancelled", "replaced", "expired" or "done".
+    """
+
+    timestamp: int
+    order: str
+    event: str
+    rule: str = ""
+    text: str = ""

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
-from btclab.analysis.metrics import equity_metrics, rename_in_sample, trade_metrics
+from btclab.analysis.metrics import bar_length, curve_metrics, rename_in_sample, traded_metrics
 from btclab.errors import InputError
 from btclab.market.candles import timeframe_delta, timeframe_of, validate_candles
-from btclab.records import Costs
-from btclab.trading.broker import PaperBroker
+from btclab.records import Bar, Costs, Market, Order, OrderEvent
+from btclab.trading.broker import PaperBroker, bars_of, check_account
+from btclab.trading.engine import Conditions, Walk, simulate
+from btclab.trading.guard import Allowed, Guard, average_true_range
+from btclab.trading.lots import Lots, check_identity, fill_arrays, fill_table, match_lots, trade_table
+from btclab.trading.risk import RiskRules, RiskState
 
 
 @dataclass(frozen=True)
@@ -20,7 +29,8 @@ class Result:
     """A finished backtest.
 
     `equity` [bar] and `exposure` [bar] (fraction of equity held in BTC) at each close; `fills` and `trades` as in
-    `trading.ledger`; `metrics` by name (units in `analysis.metrics.UNITS`), called `in_sample_…` if any bar was seen in training.
+    `trading.lots`; `metrics` by name (units in `analysis.metrics.UNITS`), called `in_sample_…` if any bar was seen in training;
+    `events` say what became of the orders.
     """
 
     equity: pd.Series
@@ -30,6 +40,7 @@ class Result:
     metrics: dict[str, Any]
     costs: Costs
     initial_cash: float
+    events: tuple[OrderEvent, ...] = ()
 
 
 def backtest(
@@ -39,6 +50,11 @@ def backtest(
     initial_cash: float = 10_000,
     rebalance_band: float | None = None,
     trials: int = 1,
+    orders: Sequence[Order] = (),
+    market: Market | None = None,
+    latency: int = 0,
+    risk: RiskRules | None = None,
+    progress: bool = True,
 ) -> Result:
     """Trade `signals["exposure"]` on `candles` with the engine that paper trading uses.
 
@@ -48,25 +64,124 @@ def backtest(
     decision has no next open and is not traded. `trials` is how many variants were tried to find these signals; it
     deflates the Sharpe ratio.
 
-    Raises `InputError` if `exposure` is absent, no number, outside 0…1, or at times that are not in `candles`.
+    Each of `orders` is placed at the close of the bar `order.decided`: limits, stops, brackets and the rest, as
+    `docs/orders.md` states. The target order of a bar has the id `target-<open time in ns>`, by which a bracket can name it
+    as its parent. `market` gives steps and minimums, `latency` the bars by which an order arrives late.
+
+    With `risk` the limits, stops and targets of these rules are kept as paper trading keeps them, bar by bar: 0.1 ms each.
+
+    Raises `InputError` if `exposure` is absent, no number, outside 0…1, or at times that are not in `candles`, or if an
+    order is wrong by itself; one that the account cannot carry is refused in `Result.events`.
     """
     validate_candles(candles)
     targets = _targets(candles, signals)
-    broker = PaperBroker(initial_cash, costs or Costs(), rebalance_band)
-    equity, position = np.empty(len(candles)), np.empty(len(candles))
-    for i, _ in enumerate(broker.replay(candles, targets)):
-        equity[i], position[i] = broker.equity, broker.account.position
-    broker.ledger.check(broker.account, candles["close"].iloc[-1])
-    fills = broker.ledger.fill_table()
-    trades = broker.ledger.trade_table(timeframe_delta(timeframe_of(candles)).value)
-    curve = pd.Series(equity, candles.index, name="equity")
-    held = pd.Series(position * candles["close"].to_numpy() / equity, candles.index, name="exposure")
+    check_account(initial_cash, rebalance_band)
+    costs = costs or Costs()
+    times, prices = _arrays(candles)
+    conditions = Conditions(costs, market or Market(), latency)
+    if risk is None:
+        done = simulate(times, prices, targets.to_numpy(), initial_cash, rebalance_band, orders, conditions)
+    else:
+        broker = PaperBroker(initial_cash, costs, rebalance_band, market, latency)
+        done = _guarded(broker, candles, targets, orders, risk, progress)
+    matched = match_lots(done.fills["side"], done.fills["quantity"], done.fills["fee"])
+    check_identity(float(done.equity[-1]), float(prices[3, -1]), initial_cash, done.fills, matched)
+    fills = fill_table(done.fills)
+    trades = trade_table(done.fills, matched, timeframe_delta(timeframe_of(candles)).value)
+    curve = pd.Series(done.equity, candles.index, name="equity")
+    held = pd.Series(done.position * prices[3] / done.equity, candles.index, name="exposure")
     for frame in (curve, held, fills, trades):  # simulated results say so wherever they go
         frame.attrs = dict(candles.attrs)
-    metrics = equity_metrics(curve, initial_cash, trials) | trade_metrics(fills, trades, held, curve)
+    metrics = _metrics(done, matched, prices[3], bar_length(pd.DatetimeIndex(candles.index)), initial_cash, trials)
     if "in_sample" in signals and bool(signals["in_sample"].any()):
         metrics = rename_in_sample(metrics)
-    return Result(curve, held, fills, trades, metrics, broker.costs, initial_cash)
+    return Result(curve, held, fills, trades, metrics, costs, initial_cash, tuple(done.events))
+
+
+def _guarded(
+    broker: PaperBroker,
+    candles: pd.DataFrame,
+    targets: pd.Series,
+    orders: Sequence[Order],
+    rules: RiskRules,
+    progress: bool,
+) -> Walk:
+    """The account over many bars under risk rules, walked as the paper trader walks."""
+    guard, ranges = Guard(rules, RiskState.start(broker.equity)), average_true_range(candles, rules)
+    decided: dict[int, list[Order]] = {}
+    for order in orders:
+        decided.setdefault(order.decided, []).append(order)
+    equity, position = np.empty(len(candles)), np.empty(len(candles))
+    refused: list[OrderEvent] = []
+    steps = zip(bars_of(candles), targets.tolist(), ranges.tolist(), strict=True)
+    for i, (bar, wish, atr) in enumerate(
+        tqdm(steps, desc="backtest under risk rules", unit="bar", total=len(candles), delay=2, disable=not progress)
+    ):
+        allowed = guard.allow(broker, bar, None if math.isnan(wish) else wish, atr)
+
+        def then(it: PaperBroker, bar: Bar = bar, allowed: Allowed = allowed, atr: float = atr) -> None:
+            guard.protect(it, bar, allowed, atr)
+            for order in decided.pop(bar.timestamp, ()):
+                it.submit(order)
+
+        broker.process(bar, allowed.target, then)
+        refused += allowed.refused
+        equity[i], position[i] = broker.equity, broker.account.position
+    if decided:
+        raise InputError(f"An order was decided at {next(iter(decided))}, which is no bar of these candles (ns).")
+    return Walk(equity, position, fill_arrays(broker.ledger.fills), [*broker.ledger.events, *refused])
+
+
+def backtest_many(
+    candles: pd.DataFrame,
+    exposures: pd.DataFrame,
+    costs: Costs | None = None,
+    initial_cash: float = 10_000,
+    rebalance_band: float | None = None,
+    trials: int | None = None,
+    workers: int | None = None,
+) -> pd.DataFrame:
+    """The metrics of many variants of a strategy, one row per column of `exposures` [bar, variant]; as of `backtest`, exactly.
+
+    `trials` deflates the Sharpe ratios; by default each variant counts, so that the best of many must be better than luck.
+    `workers` threads share the work (default: one per core). Raises `InputError` as `backtest` does.
+    """
+    validate_candles(candles)
+    check_account(initial_cash, rebalance_band)
+    if not isinstance(exposures, pd.DataFrame) or not exposures.columns.is_unique:
+        raise InputError(
+            "exposures must be a frame with one row per bar and one column, of a name of its own, per variant."
+        )
+    times, prices = _arrays(candles)
+    conditions, bar = Conditions(costs or Costs()), bar_length(pd.DatetimeIndex(candles.index))
+    count = exposures.shape[1] if trials is None else trials
+
+    def one(name: Any) -> dict[str, Any]:
+        targets = _targets(candles, exposures[name].to_frame("exposure")).to_numpy()
+        done = simulate(times, prices, targets, initial_cash, rebalance_band, (), conditions)
+        matched = match_lots(done.fills["side"], done.fills["quantity"], done.fills["fee"])
+        check_identity(float(done.equity[-1]), float(prices[3, -1]), initial_cash, done.fills, matched)
+        return _metrics(done, matched, prices[3], bar, initial_cash, count)
+
+    with ThreadPoolExecutor(workers or os.cpu_count()) as threads:  # the compiled loop and numpy let other threads run
+        rows = list(threads.map(one, exposures.columns))
+    return pd.DataFrame(rows, index=exposures.columns)
+
+
+def _metrics(
+    done: Walk, matched: Lots, close: np.ndarray, bar: pd.Timedelta, initial_cash: float, trials: int
+) -> dict[str, Any]:
+    price, value = done.fills["price"], done.fills["quantity"] * done.fills["price"]
+    pnl = (price[matched.exit] - price[matched.entry]) * matched.closed - matched.closed_fees
+    held = done.position * close / done.equity
+    curve = curve_metrics(done.equity, bar, initial_cash, trials)
+    return curve | traded_metrics(value, done.fills["fee"], pnl, held, done.equity, bar)
+
+
+def _arrays(candles: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Open times (int64 ns) [bar] and prices [open high low close volume, bar]."""
+    times = pd.DatetimeIndex(candles.index).as_unit("ns").asi8
+    return times, np.stack([candles[name].to_numpy() for name in ("open", "high", "low", "close", "volume")])
 
 
 def _targets(candles: pd.DataFrame, signals: pd.DataFrame) -> pd.Series:
@@ -83,13 +198,15 @@ def _targets(candles: pd.DataFrame, signals: pd.DataFrame) -> pd.Series:
         exposure = signals["exposure"].astype(float)
     except (TypeError, ValueError) as error:
         raise InputError(f"The column 'exposure' must hold numbers in 0…1, or NaN for no change: {error}.") from error
+    wrong = exposure[(exposure < 0) | (exposure > 1)]
+    if len(wrong):
+        raise InputError(f"Exposure at {wrong.index[0]} is {wrong.iloc[0]:g}; it must lie in 0…1 (spot, long only).")
+    if exposure.index.equals(candles.index):
+        return exposure
     strange = exposure.index.difference(candles.index)
     if len(strange) or exposure.index.has_duplicates:
         what = f"at {strange[0]}, which is no bar of these candles" if len(strange) else "twice for one bar"
         raise InputError(f"There is a signal {what}; make the signals from the candles that you backtest.")
-    wrong = exposure[(exposure < 0) | (exposure > 1)]
-    if len(wrong):
-        raise InputError(f"Exposure at {wrong.index[0]} is {wrong.iloc[0]:g}; it must lie in 0…1 (spot, long only).")
     return exposure.reindex(candles.index)
 
 
@@ -99,7 +216,11 @@ def buy_and_hold(candles: pd.DataFrame, costs: Costs | None = None, initial_cash
 
 
 def cost_sensitivity(
-    candles: pd.DataFrame, signals: pd.DataFrame, costs: Costs, initial_cash: float = 10_000
+    candles: pd.DataFrame,
+    signals: pd.DataFrame,
+    costs: Costs,
+    initial_cash: float = 10_000,
+    risk: RiskRules | None = None,
 ) -> pd.DataFrame:
     """Total return (%) of the same signals at 0, ½, 1, 2 and 3 times `costs`; one row per multiple, cost per side in bps.
 
@@ -107,8 +228,15 @@ def cost_sensitivity(
     """
     rows, name = [], "total_return"
     for multiple in (0.0, 0.5, 1.0, 2.0, 3.0):
-        scaled = Costs(costs.fee_bps * multiple, costs.slippage_bps * multiple)
-        result = backtest(candles, signals, scaled, initial_cash)
+        maker = None if costs.maker_fee_bps is None else costs.maker_fee_bps * multiple
+        scaled = Costs(
+            costs.fee_bps * multiple,
+            costs.slippage_bps * multiple,
+            maker,
+            costs.impact_bps * multiple,
+            costs.participation,
+        )
+        result = backtest(candles, signals, scaled, initial_cash, risk=risk, progress=False)
         name = next(key for key in result.metrics if key.endswith("total_return"))
         rows.append((multiple, scaled.fee_bps + scaled.slippage_bps, result.metrics[name]))
     return pd.DataFrame(rows, columns=["multiple", "cost_bps", name])

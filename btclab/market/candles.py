@@ -173,8 +173,9 @@ def lapse(passed: pd.Timedelta) -> str:
 
 def between(candles: pd.DataFrame, start: object = None, end: object = None) -> pd.DataFrame:
     """Bars that open at or after `start` and before `end`; either may be None. Naive times are taken as UTC."""
-    first = 0 if start is None else int(candles.index.searchsorted(utc(start)))
-    past = len(candles) if end is None else int(candles.index.searchsorted(utc(end)))
+    opened = pd.DatetimeIndex(candles.index).as_unit("ns")  # a time may be finer than the index
+    first = 0 if start is None else int(opened.searchsorted(utc(start)))
+    past = len(candles) if end is None else int(opened.searchsorted(utc(end)))
     return candles.iloc[first:past]
 
 

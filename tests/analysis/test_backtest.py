@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from itertools import pairwise
@@ -15,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import btclab as bl
-from btclab.analysis.backtest import buy_and_hold, cost_sensitivity
-from btclab.errors import CandleError, InputError, TooFewBars
-from btclab.records import Costs
-from btclab.trading.ledger import Ledger, LedgerError
+from btclab.analysis.backtest import backtest_many, buy_and_hold, cost_sensitivity
+from btclab.errors import CandleError, InputError, LedgerError, TooFewBars
+from btclab.records import Costs, Market, Order
+from btclab.trading.engine import simulate
 from tests.analysis.reference import bands, bps, make_candles, markets, reference_backtest
 
 NAN = math.nan
@@ -162,7 +163,11 @@ def test_a_single_bar_is_refused(five):
 
 
 def test_a_result_whose_ledger_disagrees_with_the_account_is_refused(five, monkeypatch):
-    monkeypatch.setattr(Ledger, "append", lambda ledger, fill: None)  # a ledger that loses its fills
+    def forgetful(*inputs):  # an engine that loses its fills
+        done = simulate(*inputs)
+        return dataclasses.replace(done, fills={name: values[:0] for name, values in done.fills.items()})
+
+    monkeypatch.setattr("btclab.analysis.backtest.simulate", forgetful)
     with pytest.raises(LedgerError, match="its ledger says"):
         bl.backtest(five, signals_of(five, 1.0))
 
@@ -282,6 +287,143 @@ def test_it_agrees_with_backtesting_py(candles, seed, fee_bps):
     assert len(ours.trades) == stats["# Trades"]
 
 
+@pytest.fixture(scope="module")
+def real_hours(real_file):
+    """4,000 real hours of 2020, with the crash of March."""
+    return bl.load_candles(f"file:{real_file}").loc["2020-01-01":].iloc[:4_000]
+
+
+def sma_cross(candles):
+    """In the market while the mean of a day is above that of a week; out until both are known, and at the end."""
+    close = candles["close"]
+    wanted = (close.rolling(24).mean() > close.rolling(168).mean()).astype(float)
+    wanted.iloc[-3:] = 0.0
+    return wanted
+
+
+def test_it_agrees_with_backtesting_py_on_real_hours(real_hours):
+    """The conventions are those of the test above: no slippage, units of a millionth of a satoshi."""
+    wanted = sma_cross(real_hours)
+    ours = bl.backtest(real_hours, signals_of(real_hours, wanted), Costs(10, 0), 10_000)
+    theirs = FractionalBacktest(
+        real_hours.tz_localize(None).rename(columns=str.capitalize),
+        Follow,
+        cash=10_000,
+        commission=0.001,
+        trade_on_close=False,
+        fractional_unit=1e-14,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        stats = theirs.run(wanted=wanted.to_numpy())
+    np.testing.assert_allclose(ours.equity, stats["_equity_curve"]["Equity"], rtol=1e-6)
+    assert len(ours.trades) == stats["# Trades"] > 10
+
+
+@pytest.mark.parametrize("wanted", ["cross", "fractions"])
+def test_it_agrees_with_vectorbt_on_real_hours(real_hours, wanted):
+    """vectorbt 1.2, `from_orders` with a target of the value, filled at the open of the next bar with fee and slippage.
+
+    The conventions that differ: it knows no decision at a close, so that the targets are shifted by a bar here, and no
+    target that is "as before", so that only changes are given; it values the account for the target at the price before
+    slippage and without the fee, so that a target between 0 and 1 is missed by the costs: those are compared free of cost.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import vectorbt as vbt
+
+    rng = np.random.default_rng(2)
+    fractions = pd.Series(rng.choice([0.0, 0.25, 0.8, 1.0], len(real_hours)), real_hours.index)
+    exposure = sma_cross(real_hours) if wanted == "cross" else fractions
+    costs = Costs(10, 5) if wanted == "cross" else FREE
+    ours = bl.backtest(real_hours, signals_of(real_hours, exposure), costs, 10_000)
+    before = exposure.shift(fill_value=0.0)
+    size = before.where(before != before.shift(fill_value=0.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = vbt.Portfolio.from_orders(
+            real_hours["close"],
+            size,
+            size_type="targetpercent",
+            price=real_hours["open"],
+            val_price=real_hours["open"],
+            fees=costs.fee_bps / 10_000,
+            slippage=costs.slippage_bps / 10_000,
+            init_cash=10_000.0,
+            freq="1h",
+        )
+    np.testing.assert_allclose(ours.equity, theirs.value(), rtol=1e-6)
+    assert len(ours.fills) == len(theirs.orders.records) > 30
+
+
+# Orders beside the exposure
+
+
+def at(candles, bar):
+    return candles.index.as_unit("ns").asi8[bar].item()
+
+
+def test_a_bracket_on_a_target_order_sells_in_the_backtest(five):
+    # Bought at 110; 95 is passed by the gap to 80, the open of bar 3
+    time = at(five, 0)
+    stop = Order(time, id="s", kind="stop", side="sell", stop=95.0, parent=f"target-{time}")
+    result = bl.backtest(five, signals_of(five, [1, 1, 1, 1, 1]), FREE, 1_100, orders=[stop])
+    assert result.equity.tolist() == pytest.approx([1_100, 1_200, 1_000, 800, 800])
+    assert result.fills["reason"].tolist() == ["target", "stop"]
+    assert result.trades["reason"].tolist() == ["stop"]
+    assert [(event.order, event.event) for event in result.events] == [
+        ("s", "accepted"),
+        ("s", "triggered"),
+        ("s", "done"),
+    ]
+
+
+def test_an_order_that_the_account_cannot_carry_is_refused_in_the_events(five):
+    dear = Order(at(five, 1), id="b", kind="market", side="buy", quantity=100.0)
+    result = bl.backtest(five, signals_of(five, NAN), FREE, 1_000, orders=[dear])
+    assert [(event.event, event.rule) for event in result.events] == [("refused", "insufficient_funds")]
+    assert result.fills.empty
+
+
+def test_the_steps_of_the_market_hold_in_the_backtest(five):
+    result = bl.backtest(five, signals_of(five, 1.0), FREE, 1_000, market=Market(quantity_step=0.5))
+    assert result.fills["quantity"].tolist() == [9.0]
+
+
+def test_latency_fills_bars_later(five):
+    result = bl.backtest(five, signals_of(five, 1.0), FREE, 1_000, latency=2)
+    assert result.fills.index.tolist() == [five.index[3]]
+
+
+# Many at once
+
+
+def test_many_variants_give_the_metrics_of_each(candles):
+    rng = np.random.default_rng(9)
+    exposures = pd.DataFrame(rng.choice([0.0, 0.5, 1.0, NAN], (len(candles), 5)), candles.index, list("abcde"))
+    table = backtest_many(candles, exposures, Costs(10, 5), workers=2)
+    for name in exposures:
+        alone = bl.backtest(candles, exposures[[name]].set_axis(["exposure"], axis=1), Costs(10, 5), trials=5).metrics
+        assert table.loc[name].to_dict() == alone
+
+
+def test_each_variant_counts_as_a_trial(candles):
+    exposures = pd.DataFrame({"a": 1.0, "b": 0.0}, candles.index)
+    assert backtest_many(candles, exposures)["sharpe_trials"].tolist() == [2, 2]
+    assert backtest_many(candles, exposures, trials=50)["sharpe_trials"].tolist() == [50, 50]
+
+
+@pytest.mark.parametrize("wrong", [pd.Series(1.0), np.ones((5, 2)), pd.DataFrame(1.0, range(5), ["a", "a"])])
+def test_variants_that_have_no_names_are_refused(five, wrong):
+    with pytest.raises(InputError, match="one column, of a name of its own, per variant"):
+        backtest_many(five, wrong)
+
+
+def test_a_wrong_variant_is_refused(five):
+    with pytest.raises(InputError, match="must lie in 0…1"):
+        backtest_many(five, pd.DataFrame({"a": 1.0, "b": 2.0}, five.index))
+
+
 # Beside it
 
 
@@ -303,6 +445,15 @@ def test_cost_sensitivity_is_the_same_backtest_at_multiples_of_the_costs(five):
     assert table["cost_bps"].tolist() == [0, 7.5, 15, 30, 45]
     expected = [bl.backtest(five, signals, Costs(10 * m, 5 * m)).metrics["total_return"] for m in table["multiple"]]
     assert table["total_return"].tolist() == pytest.approx(expected)
+
+
+def test_cost_sensitivity_keeps_impact_and_cap(five):
+    costs = Costs(10, 5, impact_bps=100, participation=0.5)
+    table = cost_sensitivity(five, signals_of(five, [1, 0, 1, 0, 0]), costs)
+    assert (
+        table["total_return"][2] == bl.backtest(five, signals_of(five, [1, 0, 1, 0, 0]), costs).metrics["total_return"]
+    )
+    assert table["total_return"].is_monotonic_decreasing
 
 
 def test_cost_sensitivity_falls_as_the_costs_rise(candles):

@@ -1,5 +1,6 @@
 """How much is traded, and at what price. Amounts in quote currency unless said otherwise."""
 
+import json
 import math
 
 import pytest
@@ -7,11 +8,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from btclab.errors import InputError
-from btclab.records import Costs, Fill
-from btclab.trading.engine import Account, settle
-from btclab.trading.fills import fill_price, quantity_to_reach
+from btclab.records import Costs, Market, Order
+from btclab.trading.broker import PaperBroker
+from btclab.trading.engine import Account
+from btclab.trading.fills import BUY, SELL, cash_after, fill_price, quantity_to_reach, round_down, terms_of
+from tests.trading.reference import Exchange, all_costs, all_markets, histories
 
-FREE = Costs(0, 0)
 ONE_PERCENT = Costs(fee_bps=100, slippage_bps=0)
 
 cash = st.one_of(st.just(0.0), st.floats(1e-3, 1e12))
@@ -23,26 +25,27 @@ costs = st.builds(Costs, fee_bps=st.floats(0, 9_999), slippage_bps=st.just(0))
 
 def trade(account, exposure, price, costs):
     """The account after one trade at `price` towards `exposure`, and what was traded (BTC)."""
-    side = "buy" if exposure * account.equity(price) > account.position * price else "sell"
-    quantity = quantity_to_reach(exposure, account.cash, account.position, price, side, costs)
+    side = BUY if exposure * account.equity(price) > account.position * price else SELL
+    quantity = quantity_to_reach(exposure, account.cash, account.position, price, side, costs.fee_bps / 10_000)
     fee = quantity * price * costs.fee_bps / 10_000
-    return settle(account, Fill(0, side, quantity, price, fee, 0, exposure)), quantity
+    after = Account(cash_after(account.cash, side, quantity, price, fee), account.position + side * quantity)
+    return after, quantity
 
 
 # The price
 
 
 def test_a_buy_fills_above_the_open_by_the_slippage():
-    assert fill_price(200.0, "buy", Costs(0, slippage_bps=50)) == pytest.approx(201.0)
+    assert fill_price(200.0, BUY, 0.005) == pytest.approx(201.0)
 
 
 def test_a_sell_fills_below_the_open_by_the_slippage():
-    assert fill_price(200.0, "sell", Costs(0, slippage_bps=50)) == pytest.approx(199.0)
+    assert fill_price(200.0, SELL, 0.005) == pytest.approx(199.0)
 
 
-@pytest.mark.parametrize("side", ["buy", "sell"])
+@pytest.mark.parametrize("side", [BUY, SELL])
 def test_without_slippage_a_fill_is_at_the_open(side):
-    assert fill_price(123.45, side, FREE) == 123.45
+    assert fill_price(123.45, side, 0.0) == 123.45
 
 
 # The quantity
@@ -73,12 +76,12 @@ def test_a_partial_sale_reaches_its_target_after_the_fee():
 
 
 def test_at_the_target_there_is_nothing_to_trade():
-    assert quantity_to_reach(0.5, 500.0, 5.0, 100.0, "sell", ONE_PERCENT) == 0.0
+    assert quantity_to_reach(0.5, 500.0, 5.0, 100.0, SELL, 0.01) == 0.0
 
 
-@pytest.mark.parametrize(("side", "exposure"), [("buy", 0.2), ("sell", 0.8)])
+@pytest.mark.parametrize(("side", "exposure"), [(BUY, 0.2), (SELL, 0.8)])
 def test_a_side_that_leads_away_from_the_target_trades_nothing(side, exposure):
-    assert quantity_to_reach(exposure, 500.0, 5.0, 100.0, side, ONE_PERCENT) == 0.0
+    assert quantity_to_reach(exposure, 500.0, 5.0, 100.0, side, 0.01) == 0.0
 
 
 @settings(deadline=None, derandomize=True)
@@ -125,7 +128,39 @@ def test_a_trade_costs_its_fee_and_nothing_else(cash, position, exposure, price,
     )
 
 
+def test_rounding_in_a_purchase_of_all_cash_is_settled_as_zero():
+    assert cash_after(0.3, BUY, 1.0, 0.1 + 0.2, 0.0) == 0.0
+
+
+def test_a_small_remainder_of_cash_is_kept():
+    assert cash_after(1e-13, BUY, 1.0, 5e-14, 0.0) == pytest.approx(5e-14, rel=1e-9, abs=0)
+
+
+# Steps
+
+
+@pytest.mark.parametrize(
+    ("quantity", "step", "whole"),
+    [(1.99, 0.5, 1.5), (0.05, 0.1, 0.0), (0.3, 0.1, 0.3), (0.3 - 1e-17, 0.1, 0.3), (1.23, 0, 1.23)],
+)
+def test_a_quantity_is_rounded_down_to_whole_steps(quantity, step, whole):
+    assert round_down(quantity, step) == pytest.approx(whole, abs=1e-15)
+
+
+@settings(deadline=None, derandomize=True)
+@given(quantity=st.floats(0, 1e6), step=st.sampled_from([1e-8, 1e-5, 0.001, 0.1, 1.0]))
+def test_rounding_down_never_adds_more_than_rounding(quantity, step):
+    whole = round_down(quantity, step)
+    assert quantity - step < whole <= quantity + 1e-8 * step + 1e-15 * quantity
+    assert round_down(whole, step) == whole
+
+
 # The settings
+
+
+def test_what_is_not_set_is_filled_in():
+    terms = terms_of(Costs(fee_bps=7, slippage_bps=5), Market())
+    assert (terms.maker_fee_bps, terms.slip, terms.participation, terms.step) == (7.0, 0.0005, math.inf, 0.0)
 
 
 @pytest.mark.parametrize("value", [-1, 10_000, float("nan"), float("inf")])
@@ -138,3 +173,78 @@ def test_costs_that_cannot_be_are_refused_by_name(name, value):
 def test_costs_cannot_be_changed_later():
     with pytest.raises(AttributeError):
         Costs().fee_bps = 0
+
+
+# The matching rule against the same rule in slow, plain Python: random orders over random bars, to the last digit
+
+CASH = 500.0
+
+
+def same(broker, exchange):
+    fills = [
+        (one.timestamp, one.order, one.reason, one.side, one.quantity, one.price, one.fee, one.maker)
+        for one in broker.ledger.fills
+    ]
+    assert fills == exchange.fills
+    assert [(one.timestamp, one.order, one.event, one.rule) for one in broker.ledger.events] == exchange.events
+    assert (broker.account.cash, broker.account.position) == (exchange.cash, exchange.position)
+    assert broker.equity == exchange.equity
+    assert [order.id for order in broker.open_orders] == [order.id for order in exchange.book]
+
+
+def ask(broker, exchange, what, latency):
+    """Place, cancel or replace in both; what is asked of an order that is not open, or late, is left out."""
+    if isinstance(what, Order):
+        broker.submit(what)
+        exchange.submit(what)
+        return
+    number, order = what if isinstance(what, tuple) else (what, None)
+    if latency or number >= len(exchange.book):
+        return
+    old = exchange.book[number].id
+    if order is None:
+        broker.cancel(old)
+        exchange.cancel(old)
+    elif order.parent in ("", *(one.id for one in exchange.book[:number])):
+        broker.replace(old, order)
+        exchange.replace(old, order)
+
+
+latencies, bands = st.sampled_from([0, 0, 1, 2]), st.sampled_from([None, 0.05])
+
+
+@settings(max_examples=250, deadline=None, derandomize=True)
+@given(histories(), all_costs, all_markets, latencies, bands)
+def test_it_agrees_with_the_slow_and_obvious_rules_to_the_last_digit(history, costs, market, latency, band):
+    exchange = Exchange(CASH, costs, market, latency, band)
+    broker = PaperBroker(CASH, costs, band, market, latency)
+    for bar, target, steps in zip(*history, strict=True):
+        exchange.walk(bar)
+        exchange.decide(target)
+        broker.process(bar, target, lambda broker: [ask(broker, exchange, what, latency) for what in steps])  # noqa: B023
+        same(broker, exchange)
+        assert broker.account.cash >= 0
+        assert broker.account.position >= 0
+        broker.ledger.check(broker.account, bar.close)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(histories(), all_costs, all_markets, latencies, bands, st.sets(st.integers(0, 13)))
+def test_restarts_between_bars_change_nothing(history, costs, market, latency, band, stops):
+    whole = PaperBroker(CASH, costs, band, market, latency)
+    halting = PaperBroker(CASH, costs, band, market, latency)
+    for i, (bar, target, steps) in enumerate(zip(*history, strict=True)):
+        if i in stops:  # also with orders that are not written yet
+            halting = PaperBroker.from_dict(json.loads(json.dumps(halting.to_dict(), allow_nan=False)), halting.ledger)
+        for broker in (whole, halting):
+            broker.process(bar, target)
+            for what in steps:
+                if isinstance(what, Order):
+                    broker.submit(what)
+                elif isinstance(what, int) and what < len(broker.open_orders):
+                    broker.cancel(broker.open_orders[what].id)
+                elif isinstance(what, tuple) and what[0] < len(broker.open_orders):
+                    broker.replace(broker.open_orders[what[0]].id, what[1])
+        assert halting.to_dict() == whole.to_dict()
+    assert halting.ledger.fills == whole.ledger.fills
+    assert halting.ledger.events == whole.ledger.events

@@ -1,0 +1,95 @@
+"""What an order must say, whatever the account holds, and what became of it in words."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from btclab.records import KINDS, LIFETIMES, Market, Order, OrderEvent
+from btclab.trading.fills import EVENTS, RULES
+
+# Which of its prices an order of each kind must give; a price that its kind does not read is a mistake.
+PRICES = {
+    "target": (),
+    "market": (),
+    "limit": ("limit",),
+    "stop": ("stop",),
+    "stop_limit": ("limit", "stop"),
+    "take_profit": ("stop",),
+    "trailing_stop": ("trail",),
+}
+
+
+def wrong(order: Order, market: Market) -> tuple[str, str] | None:
+    """The rule that `order` breaks by itself, whatever the account holds, and the rule in words; None if there is none."""
+    tests = (_wrong_words, _wrong_numbers, _wrong_prices)
+    return next((found for test in tests if (found := test(order, market))), None)
+
+
+def _wrong_words(order: Order, _: Market) -> tuple[str, str] | None:
+    if order.kind not in KINDS:
+        return "kind", f"An order of kind {order.kind!r} is not known; there are {', '.join(KINDS)}."
+    if order.lifetime not in LIFETIMES:
+        return "lifetime", f"The lifetime {order.lifetime!r} is not known; there are {', '.join(LIFETIMES)}."
+    if order.kind != "target" and order.side not in ("buy", "sell"):
+        return "side", f"The side of a {order.kind} order is {order.side!r}; it must be 'buy' or 'sell'."
+    if order.lifetime == "gtd" and order.expires <= order.decided:
+        return "expires", f"The order expires at {order.expires}, before it was decided at {order.decided} (ns)."
+    return None
+
+
+def _wrong_numbers(order: Order, _: Market) -> tuple[str, str] | None:
+    if order.kind == "target":
+        if not 0 <= order.exposure <= 1:
+            return "exposure", f"Exposure is {order.exposure!r}; it must lie in 0…1 (spot, long only)."
+        if order.parent:
+            return "parent", "A target order cannot wait for a parent: it trades at the next open."
+        return None
+    of_parent = bool(order.parent) and math.isnan(order.quantity)  # what the parent fills
+    if not of_parent and not 0 < order.quantity < math.inf:
+        return "quantity", f"The quantity is {order.quantity!r} BTC; it must be above 0."
+    return None
+
+
+def _wrong_prices(order: Order, market: Market) -> tuple[str, str] | None:
+    tick = market.price_tick
+    for name in ("limit", "stop", "trail"):
+        value = getattr(order, name)
+        if name not in PRICES[order.kind]:
+            if not math.isnan(value):
+                return name, f"A {order.kind} order has no {name}, but it says {value!r}; leave it out."
+        elif name == "trail":
+            if not 0 < value < 1:
+                return name, f"trail is {value!r}; it must lie between 0 and 1, a fraction of the best price."
+        elif not 0 < value < math.inf:
+            return "price", f"{name} is {value!r}; a price must be above 0."
+        elif tick and abs(value / tick - round(value / tick)) > 1e-6:
+            near = round(value / tick) * tick
+            return "price_tick", f"{name} {value!r} is no multiple of the tick {tick:g}; the nearest is {near:.12g}."
+    return None
+
+
+_TEXTS = {
+    "insufficient_funds": "It takes {need:,.2f} with its fee; there are {have:,.2f}.",
+    "insufficient_position": "It sells {need:.8f} BTC; {have:.8f} are held, and nothing is sold short.",
+    "min_quantity": "{have:.8g} BTC are less than the least that the market trades, {need:.8g} BTC.",
+    "min_value": "A value of {have:,.2f} is less than the least that the market trades, {need:,.2f}.",
+    "wrong_side": "Its price {need:,.2f} is reached already at the last close, {have:,.2f}: it would trade at once.",
+    "unknown_order": "Its parent is not open.",
+    "oco": "Another order of its group filled.",
+    "parent": "Its parent ended without a fill.",
+    "child": "A child of it filled: the rest would be unprotected.",
+    "flat": "The position it protected is gone.",
+    "ioc": "One bar was all it had; {need:.8g} BTC were left.",
+    "user": "As asked.",
+    "replaced_order": "The order it was to replace had ended.",
+}
+
+
+def event_of(row: Any, order: Order) -> OrderEvent:
+    """The record of an event of `order`, with its rule and numbers in words."""
+    event, rule = EVENTS[int(row["event"])], RULES[int(row["rule"])]
+    text = _TEXTS.get(rule, "").format(need=row["need"], have=row["have"])
+    if event == "triggered":
+        text = f"Its price {row['need']:,.2f} was touched with the market at {row['have']:,.2f}."
+    return OrderEvent(int(row["time"]), order.id, event, rule, text)
