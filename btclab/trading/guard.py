@@ -1,0 +1,64 @@
+"""A broker under risk rules: what a strategy wants is allowed, cut or refused, and what it buys is protected.
+
+Backtest and paper trading walk through it bar by bar, in two halves: `allow` at the close of a bar, once its fills are known,
+and `protect` once the broker has decided on what was allowed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from btclab.features.indicators import indicator
+from btclab.records import Bar, Fill, OrderEvent
+from btclab.settings import settings
+from btclab.trading import engine
+from btclab.trading.broker import PaperBroker
+from btclab.trading.protection import bracket
+from btclab.trading.risk import Holding, RiskRules, RiskState, decide
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What may be held from the next open on: `target`, 0…1; `holding` and `fills` of the bar; what was `refused`, as events."""
+
+    target: float
+    holding: Holding
+    fills: list[Fill]
+    refused: list[OrderEvent]
+
+
+class Guard:
+    """The rules, and the state that they have come to; `state` goes to JSON and back (`RiskState.to_dict`)."""
+
+    def __init__(self, rules: RiskRules, state: RiskState) -> None:
+        self.rules, self.state = rules, state
+
+    def allow(self, broker: PaperBroker, bar: Bar, wish: float | None, atr: float) -> Allowed:
+        """What is allowed of `wish` (None: no opinion) at the close of `bar`, which `broker` has not processed yet."""
+        after, fills, _ = engine.step(broker.state, bar, (), broker.conditions)
+        holding = Holding(after.cash, after.position, bar.close, after.target)
+        self.state, target, refused = decide(self.state, self.rules, bar, holding, fills, wish)
+        if self.rules.protects and math.isnan(atr) and target > holding.target:
+            target = holding.target
+            refused = [*refused, ("atr", "The average true range, by which an entry is protected, is not known yet.")]
+        return Allowed(target, holding, fills, [OrderEvent(bar.timestamp, "", "refused", *one) for one in refused])
+
+    def protect(self, broker: PaperBroker, bar: Bar, allowed: Allowed, atr: float) -> None:
+        """Submit the orders that protect what the broker is about to buy on its decision at the close of `bar`."""
+        entry, holding = broker.pending, allowed.holding
+        held = holding.position * bar.close / holding.equity
+        if entry is not None and entry.decided == bar.timestamp and entry.exposure > held:
+            for order in bracket(entry, bar, atr, self.rules, broker.conditions.market):
+                broker.submit(order)
+
+
+def average_true_range(candles: pd.DataFrame, rules: RiskRules) -> np.ndarray:
+    """The average true range [bar] at each close, missing while it warms up; where `rules` do not measure by it, 1."""
+    if not (rules.protects and rules.distance == "atr"):
+        return np.ones(len(candles))
+    values = np.asarray(indicator("atr", candles, length=settings().risk.atr_length), dtype=float)
+    return np.where((values > 0) & np.isfinite(values), values, np.nan)
