@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from btclab.commands import audit, cache, data, fetch, importing, models
+from btclab.commands import audit, cache, data, fetch, importing, models, notify, paper
 from btclab.errors import BtclabError, DataUnavailable, InputError, NotListed
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ app.command(epilog=audit.EPILOG)(audit.audit)
 app.add_typer(data.app, name="data")
 app.add_typer(cache.app, name="cache")
 app.add_typer(models.app, name="models")
+app.add_typer(notify.app, name="notify")
+app.add_typer(paper.app, name="paper")
 
 
 def _print_version(asked: bool) -> None:

@@ -16,10 +16,12 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from datetime import time
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 from dotenv import dotenv_values
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -123,6 +125,9 @@ class TradingSettings(BaseModel):
     )
     slippage_bps: Annotated[float, _said("basis points by which a fill is worse than the open", ge=0, lt=10_000)] = 5.0
     initial_cash: Annotated[float, _said("start of the paper account", gt=0, allow_inf_nan=False)] = 10_000.0
+    ledger: Annotated[str, _said("where paper trading is kept; a relative path begins at BTCLAB_HOME")] = (
+        "sqlite:///data/ledger.db"
+    )
 
 
 class RetrainingSettings(BaseModel):
@@ -144,12 +149,173 @@ class RetrainingSettings(BaseModel):
     ] = 3.0
 
 
+class StrategySettings(BaseModel):
+    """Which strategy trades, what its scores weigh, and when it may not enter."""
+
+    model_config = _FROZEN
+    name: Annotated[str, _said("`btclab.trading.strategies` lists them; your own: path/to/mine.py:my_rule")] = (
+        "forecast"
+    )
+    weight_forecast: Annotated[
+        float, _said("weight of the calibrated forecast in the composite; of what is there, shares of the sum", ge=0)
+    ] = 0.4
+    weight_technical: Annotated[float, _said("weight of price and volume", ge=0)] = 0.3
+    weight_on_chain: Annotated[float, _said("weight of what the chain says", ge=0)] = 0.1
+    weight_sentiment: Annotated[float, _said("weight of fear and greed, read against the crowd", ge=0)] = 0.1
+    weight_macro: Annotated[float, _said("weight of stocks, the dollar, rates and the VIX", ge=0)] = 0.05
+    weight_derivatives: Annotated[float, _said("weight of funding and open interest", ge=0)] = 0.05
+    enter: Annotated[float, _said("the composite score from which on it is in the market", ge=-1, le=1)] = 0.15
+    exit: Annotated[float, _said("the composite score down from which it is out of it", ge=-1, le=1)] = 0.0
+    min_confidence: Annotated[
+        float, _said("no entry while the forecast gives a rise a smaller probability; 0: none needed", ge=0, lt=1)
+    ] = 0.0
+    cooldown_bars: Annotated[int, _said("bars without an entry after the strategy has left the market", ge=0)] = 0
+    avoid: Annotated[
+        tuple[str, ...],
+        _said(
+            "regimes without an entry, trend/volatility: up, flat or down / calm, normal or wild; */wild is any trend"
+        ),
+    ] = ()
+    agree: Annotated[
+        tuple[str, ...], _said('no entry unless the trend of these timeframes is up, too, e.g. ["4h", "1d"]')
+    ] = ()
+
+
+class RiskSettings(BaseModel):
+    """How much is held, and what ends it. 0 turns a rule off; fractions are of 1 (0.05 = 5 %)."""
+
+    model_config = _FROZEN
+    sizing: Annotated[
+        Literal["fixed", "volatility", "kelly_binary", "kelly_normal"],
+        _said("fixed, volatility, kelly_binary or kelly_normal"),
+    ] = "fixed"
+    fraction: Annotated[float, _said("fixed: fraction of equity of a position", gt=0, le=1)] = 1.0
+    target_volatility: Annotated[
+        float, _said("volatility: of the account, a year of 365 days (0.4 = 40 %)", gt=0, le=10)
+    ] = 0.4
+    half_life_days: Annotated[float, _said("of the volatility's exponential average", gt=0, le=365)] = 10.0
+    kelly_fraction: Annotated[float, _said("kelly_…: share of the full Kelly bet", gt=0, le=1)] = 0.25
+    resize_band: Annotated[float, _said("a position is resized when its size is off by more of equity", ge=0, le=1)] = (
+        0.1
+    )
+    max_position: Annotated[float, _said("most of equity in BTC", gt=0, le=1)] = 1.0
+    distance: Annotated[
+        Literal["fraction", "atr"],
+        _said("unit of the three distances below: fraction (of the price) or atr (multiples)"),
+    ] = "fraction"
+    stop_loss: Annotated[float, _said("distance of the stop below the entry", ge=0, le=100)] = 0.0
+    take_profit: Annotated[float, _said("distance of the target above the entry", ge=0, le=100)] = 0.0
+    trailing_stop: Annotated[float, _said("distance of the stop below the best price since entry", ge=0, le=100)] = 0.0
+    atr_length: Annotated[int, _said("bars of the average true range", ge=1, le=1000)] = 14
+    max_drawdown: Annotated[
+        float,
+        _said("fraction below the highest equity at which all is sold and trading halts until it is reset", ge=0, lt=1),
+    ] = 0.0
+    daily_loss: Annotated[
+        float, _said("fraction lost since 00:00 UTC at which all is sold until the next day", ge=0, lt=1)
+    ] = 0.0
+    stop_guard: Annotated[int, _said("so many stops within the bars below pause entries", ge=0, le=8)] = 0
+    stop_guard_within: Annotated[int, _said("bars in which the stops are counted", ge=1)] = 48
+    stop_guard_pause: Annotated[int, _said("bars without an entry then", ge=1)] = 24
+    cooldown_bars: Annotated[int, _said("bars without an entry after a position has been sold", ge=0)] = 0
+    reenter: Annotated[
+        bool, _said("whether the signal that a stop has ended may enter again; false: only a new signal")
+    ] = False
+    min_trade: Annotated[float, _said("least value of a trade, quote currency; all may be sold always", ge=0)] = 10.0
+    lot: Annotated[float, _said("least quantity of a trade, BTC; all may be sold always", ge=0)] = 0.0
+
+
 class DashboardSettings(BaseModel):
     """Where the dashboard is served; it always binds to 127.0.0.1."""
 
     model_config = _FROZEN
     port: Annotated[int, _said("port; 0 takes a free one", ge=0, le=65_535)] = 8866
     refresh_s: Annotated[float, _said("seconds between looks for a new bar", ge=1, allow_inf_nan=False)] = 30.0
+
+
+def _check_channels(urls: dict[str, SecretStr]) -> dict[str, SecretStr]:
+    if wrong := [name for name in urls if not re.fullmatch(r"[a-z0-9_-]{1,40}", name)]:
+        raise ValueError(f"a channel's name consists of a-z, 0-9, _ and -; {len(wrong)} do not")
+    return urls
+
+
+def _check_quiet_hours(text: str) -> str:
+    if text and quiet_span(text) is None:
+        raise ValueError("write it like 22:00-07:00, or leave it empty")
+    return text
+
+
+def _check_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise ValueError("there is no such time zone; write it like Europe/Berlin, or UTC") from None
+    return name
+
+
+def quiet_span(text: str) -> tuple[time, time] | None:
+    """Begin and end of quiet hours such as '22:00-07:00', local time; None if `text` names no span."""
+    try:
+        begin, end = (time.fromisoformat(part.strip()) for part in text.split("-"))
+    except ValueError:
+        return None
+    return (begin, end) if begin != end and begin.tzinfo is None and end.tzinfo is None else None
+
+
+class NotificationSettings(BaseModel):
+    """What is told, and when. Where to is in .env, one line a channel: BTCLAB_NOTIFICATIONS__SECRET_URLS__<NAME>=<address>."""
+
+    model_config = _FROZEN
+    secret_urls: Annotated[
+        dict[str, SecretStr],
+        AfterValidator(_check_channels),
+        _said("a channel's address, as Apprise reads it (in .env)"),
+    ] = {}
+    off: Annotated[tuple[str, ...], _said("kinds that are not told; `btclab notify list` shows all")] = ()
+    channels: Annotated[
+        dict[str, tuple[str, ...]],
+        _said(
+            'where a kind goes, e.g. { fill = ["discord"], error = ["discord", "mail"] }; others go to every channel'
+        ),
+    ] = {}
+    urgent: Annotated[tuple[str, ...], _said("kinds that are told in quiet hours, too")] = (
+        "stop",
+        "triggered",
+        "drawdown",
+        "error",
+    )
+    quiet_hours: Annotated[
+        str,
+        AfterValidator(_check_quiet_hours),
+        _said("e.g. 22:00-07:00: what happens then is told afterwards, in one digest; empty: none"),
+    ] = ""
+    time_zone: Annotated[
+        str, AfterValidator(_check_zone), _said("of the quiet hours and of times in messages, e.g. Europe/Berlin")
+    ] = "UTC"
+    per_minute: Annotated[int, _said("messages a minute and channel; more come as one digest", ge=1, le=60)] = 10
+    cooldown_min: Annotated[
+        dict[str, float],
+        _said(
+            "minutes from one message of a kind to the next, e.g. { price_move = 30 }; `btclab notify list` shows all"
+        ),
+    ] = {}
+    same_h: Annotated[
+        float, _said("hours within which the same event (a bar's signal, an order's fill) is told once", ge=0, le=8760)
+    ] = 24.0
+    keep_h: Annotated[float, _said("hours for which an undelivered message is kept", gt=0, le=8760)] = 24.0
+    most_waiting: Annotated[
+        int, _said("undelivered messages kept for a channel; the oldest go first", ge=1, le=100_000)
+    ] = 500
+    timeout_s: Annotated[float, _said("seconds that a delivery may take", gt=0, le=300)] = 10.0
+    price_move_pct: Annotated[float, _said("percent of price, since it was last told, that are told", gt=0, le=100)] = (
+        3.0
+    )
+    profit_pct: Annotated[
+        float, _said("percent of profit or loss since the start: each further multiple is told", gt=0, le=1000)
+    ] = 5.0
+    drawdown_pct: Annotated[
+        float, _said("percent below the highest equity: each further multiple is told", gt=0, le=100)
+    ] = 5.0
 
 
 class _Environment(EnvSettingsSource):
@@ -171,7 +337,10 @@ class Settings(BaseSettings):
     cache: CacheSettings = CacheSettings()
     trading: TradingSettings = TradingSettings()
     retraining: RetrainingSettings = RetrainingSettings()
+    strategy: StrategySettings = StrategySettings()
+    risk: RiskSettings = RiskSettings()
     dashboard: DashboardSettings = DashboardSettings()
+    notifications: NotificationSettings = NotificationSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -264,7 +433,8 @@ def _read(*versions: object) -> Settings:
     except SettingsError as error:
         value = getattr(error.__cause__, "doc", "")
         names = [name for name, held in variables.items() if held == value]
-        shown = "(hidden)" if any("__" not in name or _SECRET.search(name) for name in names) else repr(value)
+        secret = any("__" not in name or _SECRET.search(name) or _may_be_channel(name, value) for name in names)
+        shown = "(hidden)" if secret else repr(value)
         raise InputError(
             f"Wrong setting: {' or '.join(names)} = {shown} is no JSON. A list is written "
             '\'["binance", "kraken"]\', a table \'{"binance": "http://127.0.0.1:9000"}\'.'
@@ -305,6 +475,8 @@ def _may_hold_secret(location: tuple[Any, ...], value: object) -> bool:
     """Whether a wrong setting may be a misspelt or misplaced secret: it is then not repeated."""
     if _SECRET.search(".".join(map(str, location))) or _SECRET.search(str(value)):
         return True
+    if _may_be_channel(".".join(map(str, location)), value):
+        return True
     section = _sections().get(str(location[0])) if location else None
     secrets = [name for name in section.model_fields if _SECRET.search(name)] if section else []
     if not secrets:
@@ -313,6 +485,11 @@ def _may_hold_secret(location: tuple[Any, ...], value: object) -> bool:
         return isinstance(value, str | list | tuple | dict)
     known = str(location[1]) in (section.model_fields if section else {})
     return not known and any(name.startswith(str(location[1]).lower()[:4]) for name in secrets)
+
+
+def _may_be_channel(name: str, value: object) -> bool:
+    """Whether a wrong setting may be the misplaced address of a channel, which is as good as a password."""
+    return "notifications" in name.lower() and "://" in str(value)
 
 
 def _bounds(field: FieldInfo) -> str:

@@ -248,7 +248,7 @@ def test_every_line_of_the_written_config_is_a_setting_with_its_default():
     ]
     for section, held in tomllib.loads("\n".join(uncommented)).items():
         assert held == {name: value for name, value in defaults[section].items() if name in held}
-        assert set(defaults[section]) - set(held) <= {"coingecko_api_key", "fred_api_key"}
+        assert set(defaults[section]) - set(held) <= {"coingecko_api_key", "fred_api_key", "secret_urls"}
 
 
 def test_a_config_that_is_there_is_left_alone(config):

@@ -22,7 +22,7 @@ from rich.table import Table
 
 import btclab as bl
 from tests.benchmarks import features as features_benchmark
-from tests.benchmarks import forecasts, market
+from tests.benchmarks import forecasts, ledger, market, paper, trading
 
 REPEATS = 3
 
@@ -51,38 +51,6 @@ def imports() -> list[tuple[str, str, str, str]]:
     ]
 
 
-def backtesting(candles: pd.DataFrame) -> list[tuple[str, str, str, str]]:
-    """A moving-average cross through our engine and through backtesting.py."""
-    import warnings
-
-    from backtesting import Strategy
-    from backtesting.lib import FractionalBacktest
-
-    exposure = (candles["close"].rolling(24).mean() > candles["close"].rolling(96).mean()).astype(float)
-    signals = pd.DataFrame({"exposure": exposure})
-
-    class Cross(Strategy):
-        def init(self) -> None:
-            self.want = self.I(exposure.to_numpy, plot=False)
-
-        def next(self) -> None:
-            if self.want[-1] > 0 and not self.position:
-                self.buy(size=0.999)
-            elif self.want[-1] == 0 and self.position:
-                self.position.close()
-
-    frame = candles.rename(columns=str.capitalize)
-    frame.index = frame.index.tz_localize(None)
-
-    def other() -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            FractionalBacktest(frame, Cross, cash=10_000, commission=0.001).run()
-
-    own, rival = seconds(lambda: bl.backtest(candles, signals)), seconds(other, 1)
-    return [("backtest, metrics included", f"{own:.2f} s", f"{rival:.2f} s: backtesting.py", f"1/{rival / own:.1f}")]
-
-
 def other_steps(candles: pd.DataFrame) -> list[tuple[str, str, str, str]]:
     return [
         ("validation", f"{1000 * seconds(lambda: bl.validate_candles(candles, '1h')):.1f} ms", "–", "–"),
@@ -104,7 +72,8 @@ def main() -> None:
     source = next((word for word in sys.argv[1:] if not word.startswith("--")), "simulated:1")
     candles = bl.load_candles(source)
     rows = imports() + market.main(candles) + other_steps(candles) + features_benchmark.main(candles, source)
-    rows += forecasts.main(candles, source) + backtesting(candles)
+    rows += forecasts.main(candles, source)
+    rows += trading.main(candles, source) + ledger.main() + paper.main(candles, source)
     if "--no-pipeline" not in sys.argv:
         rows += pipeline(source)
     table = Table("what", "btclab", "rival or size", "ratio", title=f"{candles.attrs['source']}, {len(candles):,} bars")

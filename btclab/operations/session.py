@@ -1,0 +1,318 @@
+"""From a choice (source, strategy, ledger) to a paper trader that runs: `trade` is what `btclab paper run` does."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from btclab.errors import BtclabError, CheckpointError, DataUnavailable, InputError
+from btclab.market.candles import timeframe_delta, utc
+from btclab.market.feed import Feed, ReplayFeed
+from btclab.market.sources import load_candles
+from btclab.operations.decision import Decider, bars_kept
+from btclab.operations.notify import Notifier
+from btclab.operations.paper import Ended, PaperTrader, Progress, Stop, follow
+from btclab.operations.telling import Teller
+from btclab.records import Bar, Costs, Market
+from btclab.settings import settings
+from btclab.trading.broker import PaperBroker
+from btclab.trading.ledger import LedgerBusy, WrongLedger
+from btclab.trading.ledger.database import Database, address
+from btclab.trading.risk import RiskRules
+from btclab.trading.strategies import Strategy, strategy
+
+if TYPE_CHECKING:
+    from btclab.forecasting.checkpoints import Checkpoint
+
+_log = logging.getLogger(__name__)
+CONTEXT_S = 3_600.0  # between two looks for new context; most series are daily
+RECORDED = ("simulated", "file", "store")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to trade, where and by what; None is what the settings say.
+
+    `source` as of `load_candles`: an exchange is followed live, what is recorded is replayed at `speed` bars a second, from
+    `start` on (default: the first bar with enough history that no network was trained on) and for `bars` bars at the most.
+    """
+
+    source: str | None = None
+    symbol: str | None = None
+    timeframe: str = "1h"
+    strategy: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: str | None = None
+    ledger: str | None = None
+    bars: int | None = None
+    start: str | None = None
+    speed: float = math.inf
+    notify: bool | None = None  # None: of live bars only
+
+    @property
+    def live(self) -> bool:
+        """Whether the bars are those of now."""
+        return self.source is None or self.source.partition(":")[0] not in RECORDED
+
+    @property
+    def url(self) -> str:
+        """Where the ledger lies."""
+        return self.ledger or settings().trading.ledger
+
+
+@dataclass(frozen=True)
+class Session:
+    """A trader that is ready, and where its bars come from; `count` is how many there are (None: without end)."""
+
+    trader: PaperTrader
+    make_feed: Callable[[], Feed]
+    choice: Choice
+    count: int | None
+    notes: tuple[str, ...] = ()
+
+    def run(self, progress: Progress | None = None, stop: Stop | None = None) -> Ended:
+        """Trade until the feed ends or a signal comes; the start and the end are told. Raises as `follow` does."""
+        trader, teller = self.trader, self.trader.teller
+        if self.count == 0:
+            return "the recording has ended"
+        ended_here = threading.Event()
+        if self.choice.live and trader.decider.series:
+            threading.Thread(target=_keep_context, args=(trader.decider.series, ended_here), daemon=True).start()
+        teller.start(f"{trader.decider.name} on {trader.source}", trader.broker, trader.guard.state.peak)
+        try:
+            ended = follow(trader, self.make_feed, self.choice.bars, progress, stop)
+        except BaseException as error:
+            teller.stop(f"{type(error).__name__}: {error}", trader.broker)
+            raise
+        finally:
+            ended_here.set()
+        teller.stop(ended, trader.broker)
+        return ended
+
+
+def _keep_context(names: tuple[str, ...], ended: threading.Event) -> None:
+    """Fetch what the strategy reads beside the candles, now and then; the trader reads what is stored, and waits for nobody."""
+    from btclab.context.fetch import fetch_context
+
+    while not ended.is_set():
+        try:
+            failed = [f"{one.name}: {one.failed}" for one in fetch_context(names) if one.failed]
+        except BtclabError as error:
+            failed = [str(error)]
+        for one in failed:
+            _log.warning("context %s", one)
+        ended.wait(CONTEXT_S)
+
+
+@contextmanager
+def opened(choice: Choice) -> Iterator[Session]:
+    """All that `choice` names, ready to run; the ledger is locked until the block ends.
+
+    Raises `InputError` for what does not exist or does not fit together, `DataUnavailable` naming each source, `LedgerBusy`
+    where another process trades, and as `Ledger.open` does.
+    """
+    own = settings()
+    if choice.bars is not None and choice.bars < 1:
+        raise InputError(f"bars is {choice.bars!r}; it must be at least 1.")
+    address(choice.url)  # a wrong one is said before anything is fetched
+    chosen = strategy(choice.strategy or own.strategy.name, **choice.parameters)
+    checkpoint, notes = _checkpoint(choice, chosen)
+    candles, source = _candles(choice, bars_kept(chosen, checkpoint, choice.timeframe))
+    checkpoint, notes = _fitting(checkpoint, notes, choice, chosen, candles)
+    first = _first(choice, chosen, checkpoint, candles, None)
+    decider = Decider(chosen, candles.iloc[:first], checkpoint)
+    _check(decider)
+    symbol = str(candles.attrs.get("symbol") or choice.symbol or own.market.symbol)
+    costs = Costs(own.trading.fee_bps, own.trading.slippage_bps)
+    broker = PaperBroker.open(choice.url, None, costs, Market(symbol), choice.timeframe)
+    ledger: Any = broker.ledger
+    notifier = None
+    try:
+        last = broker.last_bar
+        if last is not None:
+            if choice.live and last.timestamp < candles.index[0].as_unit("ns").value:  # it was away for longer
+                earlier = pd.Timestamp(last.timestamp, tz="UTC") - len(candles) * timeframe_delta(choice.timeframe)
+                candles = load_candles(source, choice.timeframe, start=earlier, symbol=choice.symbol)
+            first = _first(choice, chosen, checkpoint, candles, last)
+            kept = ledger.state()[1].get("trader", {}).get("decider")
+            decider = Decider(chosen, candles.iloc[:first], checkpoint, memory=kept)
+        notifier = Notifier.from_settings() if (choice.live if choice.notify is None else choice.notify) else None
+        simulated = bool(candles.attrs.get("simulated"))
+        teller = Teller(notifier, own.notifications, symbol, choice.timeframe, simulated)
+        trader = PaperTrader(broker, decider, RiskRules.from_settings(), teller, source, choice.live)
+        if choice.live:
+            make_feed, count = _live(trader, source, symbol, choice.timeframe), choice.bars
+            _tell_age(teller, checkpoint)
+        else:
+            rest = candles.iloc[first : None if choice.bars is None else first + choice.bars]
+            make_feed, count = lambda: ReplayFeed(rest, choice.speed), len(rest)
+        yield Session(trader, make_feed, choice, count, tuple(notes))
+    finally:
+        ledger.close()
+        if notifier is not None:
+            notifier.close()
+
+
+def _candles(choice: Choice, kept: int) -> tuple[pd.DataFrame, str]:
+    """The candles that are there, and the source's name: of an exchange the last `kept`, of a recording all."""
+    if not choice.live:
+        assert choice.source is not None
+        return load_candles(choice.source, choice.timeframe, symbol=choice.symbol), choice.source
+    # Beside those that are kept the one that is decided on, and a day for what an exchange lacks.
+    step = timeframe_delta(choice.timeframe)
+    start = pd.Timestamp.now("UTC").floor(step) - (kept + 2) * step - pd.Timedelta(days=1)
+    errors = []
+    for name in [choice.source] if choice.source else settings().market.exchanges:
+        if name == "coingecko":
+            errors.append("coingecko: has daily bars only, and no feed")
+            continue
+        try:
+            return load_candles(name, choice.timeframe, start=start, symbol=choice.symbol), name
+        except DataUnavailable as error:
+            if choice.source:
+                raise
+            errors.append(str(error))
+    raise DataUnavailable("No exchange could be reached.\n" + "\n".join(f"  · {error}" for error in errors))
+
+
+def _checkpoint(choice: Choice, chosen: Strategy) -> tuple[Checkpoint | None, list[str]]:
+    """The checkpoint that the strategy reads, and why it has none. Only one that it can do without may be missing."""
+    if "forecasts" not in (*chosen.needs, *chosen.uses) and not settings().strategy.min_confidence:
+        if choice.checkpoint:
+            raise InputError(f"Strategy {chosen.name!r} reads no forecasts; leave --checkpoint out.")
+        return None, []
+    from btclab.forecasting.checkpoints import load_checkpoint
+
+    try:
+        return load_checkpoint(choice.checkpoint or "production"), []
+    except CheckpointError as error:
+        if choice.checkpoint or "forecasts" in chosen.needs:
+            raise
+        return None, [f"without forecasts: {error}"]
+
+
+def _fitting(
+    checkpoint: Checkpoint | None, notes: list[str], choice: Choice, chosen: Strategy, candles: pd.DataFrame
+) -> tuple[Checkpoint | None, list[str]]:
+    """`checkpoint`, if it is of the market of `candles`."""
+    if checkpoint is None:
+        return None, notes
+    from btclab.forecasting.forecaster import check_market
+
+    try:
+        check_market(checkpoint, candles)
+    except CheckpointError as error:
+        if choice.checkpoint or "forecasts" in chosen.needs:
+            raise
+        return None, [*notes, f"without forecasts: {error}"]
+    return checkpoint, notes
+
+
+def _first(
+    choice: Choice, chosen: Strategy, checkpoint: Checkpoint | None, candles: pd.DataFrame, last: Bar | None
+) -> int:
+    """The number of the first bar to decide on."""
+    index = pd.DatetimeIndex(candles.index)
+    if last is not None:
+        return _after(choice, candles, last)
+    if choice.live:
+        return len(index) - 1  # the one that closed last: the feed begins with it
+    if choice.start is not None:
+        first = int(index.searchsorted(utc(choice.start)))
+        if first == len(index):
+            raise InputError(f"start is {choice.start}; {choice.source} ends at {index[-1]:%Y-%m-%d %H:%M}.")
+        return first
+    first = min(bars_kept(chosen, checkpoint, choice.timeframe), len(index) // 2)
+    return (
+        first if checkpoint is None else max(first, min(int(index.searchsorted(checkpoint.test_start)), len(index) - 1))
+    )
+
+
+def _after(choice: Choice, candles: pd.DataFrame, last: Bar) -> int:
+    """The number of the first bar after the last one that was processed. A recording must be the one that was traded."""
+    opened = pd.Timestamp(last.timestamp, tz="UTC")
+    number = int(candles.index.searchsorted(opened))
+    if not choice.live and number < len(candles) and candles.index[number] == opened:
+        close = float(candles["close"].iloc[number])
+        if close != last.close:
+            raise WrongLedger(
+                f"The ledger's last bar, {opened:%Y-%m-%d %H:%M}, closed at {last.close:,.2f}; in {choice.source} it closed at "
+                f"{close:,.2f}: that is another recording. Name another ledger (--ledger), or: btclab paper reset"
+            )
+    return int(candles.index.searchsorted(opened, side="right"))
+
+
+def _check(decider: Decider) -> None:
+    """What is wrong with the strategy from the start is said before it trades; what it raises otherwise may pass."""
+    try:
+        decider.check()
+    except BtclabError:
+        raise
+    except Exception as error:  # noqa: BLE001  a strategy may raise anything; the trader says so at the bar
+        _log.error("strategy %s, on the history: %s: %s", decider.name, type(error).__name__, error)
+
+
+def _live(trader: PaperTrader, source: str, symbol: str, timeframe: str) -> Callable[[], Feed]:
+    """Feeds that begin after the last bar that was processed, or before the one that closed last."""
+    known = trader.decider.candles
+
+    def make() -> Feed:
+        from btclab.market.live_feed import LiveFeed
+
+        last = trader.broker.last_bar
+        since = known.index[-1] if last is None else pd.Timestamp(last.timestamp, tz="UTC")
+        before = float(known["close"].iloc[-1]) if last is None else last.close
+        return LiveFeed(source, symbol, timeframe, since, before, ticks=False)
+
+    return make
+
+
+def _tell_age(teller: Teller, checkpoint: Checkpoint | None) -> None:
+    """Say that a training is due, if the checkpoint is too old by the settings."""
+    if checkpoint is not None:
+        age = pd.Timestamp.now("UTC") - utc(checkpoint.folds["test_end"])
+        if age > pd.Timedelta(days=settings().retraining.age_days):
+            teller.training_due(checkpoint.name, age)
+
+
+# What others want to know
+
+
+def running(url: str) -> int | None:
+    """The id of the process that trades on the ledger at `url`; 0 if it is not known which, None if there is none."""
+    _, path = address(url)
+    if path is None:  # PostgreSQL: to ask is to try
+        probe = Database(url, writes=True)
+        try:
+            probe.connect()
+        except LedgerBusy:
+            return 0
+        finally:
+            probe.close()
+        return None
+    noted = Path(f"{path}.pid")
+    try:
+        process = int(noted.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None  # asked first: to look at the lock is to hold it for a moment
+    except (OSError, ValueError):
+        process = 0
+    try:
+        with FileLock(f"{path}.lock", timeout=0):
+            return None
+    except Timeout:
+        return process
+
+
+def age_of(bar: pd.Timestamp, timeframe: str) -> pd.Timedelta:
+    """How long ago the bar that opened at `bar` closed."""
+    return pd.Timestamp.now("UTC") - (bar + timeframe_delta(timeframe))
