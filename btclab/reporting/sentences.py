@@ -212,6 +212,17 @@ def features_used(weighed: pd.DataFrame | None) -> Markdown:
     return Markdown(words + ".")
 
 
+def strategy(signals: pd.DataFrame) -> Markdown:
+    """Which strategy made the signals, with what parameters, and what may forbid it to enter."""
+    said = signals.attrs["strategy"]
+    values = ", ".join(f"{name} {value}" for name, value in said["parameters"].items() if not isinstance(value, dict))
+    filters = [f"{name} {value}" for name, value in said["filters"].items() if value]
+    words = f"The strategy is **{said['name']}**" + (f" ({values})" if values else "")
+    return Markdown(
+        f"{words}; it enters {'only as ' + ', '.join(filters) + ' allow' if filters else 'without any filter'}."
+    )
+
+
 def performance(own: Result, held: Result, checkpoint: Checkpoint | None = None) -> Markdown:
     """The strategy beside buy-and-hold, after costs; with `checkpoint`, whether its forecasts may be believed at all."""
     mark = "in_sample_" if "in_sample_total_return" in own.metrics else ""
@@ -225,7 +236,7 @@ def performance(own: Result, held: Result, checkpoint: Checkpoint | None = None)
     if checkpoint is not None and (leaky := checkpoint.audit["leaky"]):
         words = f"**Worth nothing as evidence, for {_names(leaky)} knew the future:** {words}"
     if own.fills.empty:
-        words += " The forecast never crossed the entry threshold, so nothing was traded."
+        words += " The strategy never entered, so nothing was traded."
     return Markdown(words)
 
 

@@ -23,8 +23,10 @@ ORDER = (
     "reports/backtest",
     "reports/signal",
     "reports/data_quality",
+    "reports/portfolio",
     "tutorials/features",
     "tutorials/forecasting",
+    "tutorials/trading",
 )
 
 

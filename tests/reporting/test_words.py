@@ -314,3 +314,12 @@ def test_the_feature_list_says_how_each_is_computed_and_its_warm_up():
     assert rows.loc["rsi_14_4h", "indicator"] == "rsi(length=14) on 4h"
     assert rows.loc["vix", "indicator"] == "log_level() of vix"
     assert rows.loc["sma_200_distance", "warm-up (bars)"] == 199
+
+
+def test_the_strategy_is_named_with_its_parameters_and_filters(market):
+    signals = bl.run_strategy("sma_cross", market, filters=bl.Filters(cooldown_bars=5), fast=3, slow=9)
+    words = sentences.strategy(signals).data
+    assert words.startswith("The strategy is **sma_cross** (fast 3, slow 9")
+    assert "cooldown_bars 5" in words
+    plain = sentences.strategy(bl.run_strategy("buy_and_hold", market, filters=bl.Filters())).data
+    assert plain == "The strategy is **buy_and_hold**; it enters without any filter."
