@@ -15,7 +15,7 @@ from btclab.market import sources
 from btclab.operations.pipeline import SIMULATED, choose_source
 
 REAL_BARS = 16_000
-FIGURES = {"train": (8, 10), "backtest": (3,), "signal": (5,)}  # two of train only where the forecast ever changes
+FIGURES = {"train": (8, 9, 10), "backtest": (3,), "signal": (5,)}  # two of train only where the forecast ever changes
 
 
 def pipeline(home, *words, cwd=None):
