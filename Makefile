@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-intel lint bench lab dashboard notebooks lock clean
+.PHONY: help setup run test test-kill test-intel lint bench lab dashboard notebooks lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ run: $(READY)  ## Train, backtest and signal: three reports. ARGS='--source file
 
 test: $(READY)  ## Run the whole test suite
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+test-kill: $(READY)  ## Kill writer and trader 200 times each (some minutes)
+	@BTCLAB_KILLS=200 $(BIN)/python -m pytest -q -o timeout=1800 -k killed tests/trading/test_ledger.py tests/operations/test_paper.py $(ARGS)
 
 test-intel: .venv-intel/.ready  ## Forecasting tests under Intel's PyTorch extension, in an environment of its own (7 GB)
 	@.venv-intel/bin/python -m pytest -n $(WORKERS) --dist loadfile tests/forecasting $(ARGS)

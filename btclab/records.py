@@ -62,9 +62,10 @@ class Bar:
     volume: float = math.inf
 
     def __post_init__(self) -> None:
-        if not (0 < self.low <= self.open <= self.high < math.inf and self.low <= self.close <= self.high):
+        prices = 0 < self.low <= self.open <= self.high < math.inf and self.low <= self.close <= self.high
+        if not (prices and self.volume >= 0):
             raise InputError(
-                f"{self} cannot have traded: it needs 0 < low ≤ open, close ≤ high. Drop it, or fetch it again."
+                f"{self} cannot have traded: it needs 0 < low ≤ open, close ≤ high and a volume ≥ 0. Drop it, or fetch it again."
             )
 
 

@@ -276,7 +276,7 @@ def _answer(ledger: Ledger, name: str, wait: float) -> tuple[str, str, str] | No
     until = time.monotonic() + wait
     while time.monotonic() < until:
         if all(one.id != name for one in ledger.pending()):
-            events = ledger.event_table(last=1_000)
+            events = ledger.event_table()
             first = events[events["order"] == name].iloc[0]
             return str(first["event"]), str(first["rule"]), str(first["text"])
         time.sleep(POLL_S)

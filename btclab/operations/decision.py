@@ -91,7 +91,9 @@ class Decider:
             candles, features, forecasts = self._tables()
         except TooFewBars as error:
             return _no_opinion(f"warming up: {error}")
-        table = run_strategy(self.strategy, candles, features, forecasts, self.filters, self._before(candles))
+        before = self._before(candles)
+        begins = candles.index[-1] if before is None else None  # a new account holds nothing, whatever the history held
+        table = run_strategy(self.strategy, candles, features, forecasts, self.filters, before, begins)
         held = table.attrs["strategy"]["held"]
         table = size_signals(table, candles, self.sizing, forecasts, self._sized)
         row = table.iloc[-1]

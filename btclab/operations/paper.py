@@ -133,6 +133,16 @@ class PaperTrader:
         bar = self._sound(event)
         if bar is None:
             return False
+        kept = self.guard.state, dict(vars(self.decider))
+        try:
+            self._act(bar, event)
+        except BaseException:  # it may be tried again
+            self.guard.state = kept[0]
+            vars(self.decider).update(kept[1])
+            raise
+        return True
+
+    def _act(self, bar: Bar, event: BarClosed) -> None:
         self.decider.add(event)
         self.tape.signal, self.tape.said = self._signal(), []
         before, atr = self.broker.state.target, self._atr()
@@ -146,7 +156,6 @@ class PaperTrader:
 
         self.broker.process(bar, allowed.target, then)
         self.teller.bar(bar, self.broker, told, before, allowed.fills, *self.tape.written, self.guard.state.peak)
-        return True
 
     def _sound(self, event: BarClosed) -> Bar | None:
         """The bar as the engine sees it; None if it is not to be acted on."""
@@ -156,6 +165,9 @@ class PaperTrader:
             same = (last.open, last.high, last.low, last.close, last.volume) == values
             what = "repeated" if time == last.timestamp and same else "changed" if time == last.timestamp else "late"
             self._ignore(what, event, f"it is not after the last bar, {_said(last.timestamp)}")
+            return None
+        if self.live and time > pd.Timestamp.now("UTC").as_unit("ns").value:
+            self._ignore("of the future", event, "it has not opened yet; is a clock wrong?")
             return None
         if time % self._step:
             self._ignore("off the grid", event, f"no bar of {self.tape.ledger.timeframe} opens then")
@@ -201,7 +213,13 @@ class PaperTrader:
             if not self.live or request.created <= closed:  # else it may know more than this close
                 try:
                     self._answer(request, bar)
-                except (TypeError, ValueError, KeyError, InputError) as error:  # whoever wrote it was no `btclab paper`
+                except (
+                    TypeError,
+                    ValueError,
+                    KeyError,
+                    OverflowError,
+                    InputError,
+                ) as error:  # it was no `btclab paper`
                     self._note(request, "refused", "request", f"It cannot be read: {error}")
 
     def _answer(self, request: Request, bar: Bar) -> None:
@@ -225,8 +243,11 @@ class PaperTrader:
             else:
                 self._note(request, "done", "cancel", f"Order {body['order']!r} is cancelled.")
         elif request.kind == "close":
-            broker.close("closed by hand")
-            self._note(request, "done", "close", "Every open order is cancelled, and all is sold at the next open.")
+            events = broker.close(
+                "closed by hand", request.id
+            )  # whose order answers it; if it is refused, with the rule
+            if all(one.order != request.id for one in events):
+                self._note(request, "done", "close", "Every open order is cancelled; there was an order to sell all.")
         elif request.kind == "resume":
             self.guard.state = reset(self.guard.state)
             self._note(request, "done", "resume", "Halts and pauses of the risk rules are lifted.")
@@ -256,7 +277,9 @@ class Stop:
         self._woken: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 
     def set(self, *_: object) -> None:
-        """End before the next bar."""
+        """End before the next bar; asked a second time, at once: a strategy may hang."""
+        if self.asked:
+            raise KeyboardInterrupt
         self.asked = True
         if self._woken is not None:
             loop, event = self._woken

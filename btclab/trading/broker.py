@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from btclab.trading import engine, lots
 from btclab.trading.engine import Account, Conditions, State
 
 MEMORY = "memory://"
+OWN_IDS = re.compile(r"(target|close)-\d+")  # of target orders, and of those that sell all
 
 
 class LedgerLike(Protocol):
@@ -233,6 +235,12 @@ class PaperBroker:
 
     def submit(self, order: Order) -> OrderEvent:
         """Place `order` for the next bar; returns whether it was accepted or refused, by which rule and with what numbers."""
+        if OWN_IDS.fullmatch(order.id):
+            text = f"The id {order.id!r} is one of the broker's own; give the order another."
+            return self._refuse(order, "reserved_id", text)
+        return self._submit(order)
+
+    def _submit(self, order: Order) -> OrderEvent:
         if (refused := self._used(order)) is not None:
             return refused
         state, event = engine.submit(self.state, order, self.conditions)
@@ -253,29 +261,33 @@ class PaperBroker:
         self._enter(self.state, state, events)
         return events
 
-    def close(self, reason: str = "close") -> list[OrderEvent]:
-        """Cancel every open order and sell all at the next open.
+    def close(self, reason: str = "close", order_id: str = "") -> list[OrderEvent]:
+        """Cancel every open order and sell all at the next open, by an order of the id `order_id` (default: one of its own).
 
         The strategy's own target stays as it is, so that it does not buy back before it changes its mind.
         """
         decided = 0 if self.last_bar is None else self.last_bar.timestamp
-        events, own = [], f"close-{decided}"
+        events, own = [], order_id or f"close-{decided}"
         for order in self.open_orders:
             if order.id != own and any(
                 one.id == order.id for one in self.open_orders
             ):  # it may have gone with its parent
                 events += self.cancel(order.id)
         if not any(order.id == own for order in self.open_orders):
-            events.append(self.submit(Order(decided, 0.0, own, reason=reason)))
+            events.append(self._submit(Order(decided, 0.0, own, reason=reason)))
         return events
 
     def _used(self, order: Order) -> OrderEvent | None:
         """The refusal, recorded, of an order whose id was used before."""
         if not (self.ledger.knows(order.id) or any(one.id == order.id for one in self._orders)):
             return None
+        return self._refuse(
+            order, "duplicate_id", f"An order with the id {order.id!r} was placed before; nothing is done twice."
+        )
+
+    def _refuse(self, order: Order, rule: str, text: str) -> OrderEvent:
         time = 0 if self.last_bar is None else self.last_bar.timestamp
-        text = f"An order with the id {order.id!r} was placed before; nothing is done twice."
-        self._events.append(event := OrderEvent(time, order.id, "refused", "duplicate_id", text))
+        self._events.append(event := OrderEvent(time, order.id, "refused", rule, text))
         return event
 
     def _enter(self, before: State, state: State, events: Sequence[OrderEvent] = ()) -> None:

@@ -48,8 +48,19 @@ class Guard:
         return Allowed(target, holding, fills, [OrderEvent(bar.timestamp, "", "refused", *one) for one in refused])
 
     def protect(self, broker: PaperBroker, bar: Bar, allowed: Allowed, atr: float) -> None:
-        """Submit the orders that protect what the broker is about to buy on its decision at the close of `bar`."""
+        """Submit the orders that protect what the broker is about to buy on its decision at the close of `bar`.
+
+        Once a halt or the day's loss has ended trading, open orders that buy are cancelled, and what an order by hand has
+        bought is sold, too: the target alone, which is 0 already, would sell nothing.
+        """
         entry, holding = broker.pending, allowed.holding
+        if self.state.halted >= 0 or self.state.day_over:
+            for order in broker.open_orders:
+                if order.side == "buy":
+                    broker.cancel(order.id)
+            if holding.position > 0 and broker.pending is None:
+                broker.close("max_drawdown" if self.state.halted >= 0 else "daily_loss")
+            return
         held = holding.position * bar.close / holding.equity
         if entry is not None and entry.decided == bar.timestamp and entry.exposure > held:
             for order in bracket(entry, bar, atr, self.rules, broker.conditions.market):

@@ -19,6 +19,7 @@ from btclab.operations.paper import Stop, follow
 from btclab.operations.session import Choice, opened
 from btclab.trading.ledger import Ledger, database
 from btclab.trading.risk import RiskRules
+from btclab.trading.strategies import strategy
 from tests.operations.paper_process import trader_on
 
 RUN = ("paper", "run", "--source", "simulated:1", "--strategy", "sma_cross", "-p", "fast=5", "-p", "slow=20")
@@ -259,7 +260,7 @@ def test_one_may_wait_for_the_answer(call, candles, home):
     stop, ready = Stop(), threading.Event()
 
     def work() -> None:
-        trader, rest = trader_on(candles, URL, RiskRules())
+        trader, rest = trader_on(candles, URL, RiskRules(), strategy("sma_cross", max_exposure=0.5))  # leaves some cash
         ready.set()
         try:
             follow(trader, lambda: ReplayFeed(rest, speed=20), stop=stop)
@@ -271,10 +272,10 @@ def test_one_may_wait_for_the_answer(call, candles, home):
     try:
         assert ready.wait(20)
         time.sleep(0.2)
-        code, out, _ = call("paper", "order", "sell", "5", "--wait", "10")
+        code, out, _ = call("paper", "order", "sell", "5", "--wait", "30")
         assert code == 1
         assert "refused (insufficient_position)" in out
-        code, out, _ = call("paper", "order", "buy", "0.01", "--wait", "10")
+        code, out, _ = call("paper", "order", "buy", "0.01", "--wait", "30")
         assert code == 0
         assert "accepted" in out
     finally:

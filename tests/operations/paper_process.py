@@ -71,7 +71,7 @@ class Hands:
                 self.ledger.request("order", HANDS, f"hand-{bar}")
         if draw.random() < 0.03:
             with suppress(LedgerError):
-                self.ledger.request("close", {}, f"close-by-hand-{bar}")
+                self.ledger.request("close", {}, f"by-hand-close-{bar}")
 
 
 def trade(candles: pd.DataFrame, url: str, seed: int, says: bool = False) -> None:

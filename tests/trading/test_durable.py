@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 import btclab as bl
-from btclab.records import Costs, Market, Order
+from btclab.errors import InputError
+from btclab.records import Bar, Costs, Market, Order
 from btclab.trading.broker import PaperBroker, bars_of
 from btclab.trading.ledger import LedgerBusy, WrongLedger
 
@@ -135,3 +136,71 @@ def test_a_ledger_of_another_market_is_refused(home):
     with pytest.raises(WrongLedger, match="ETH/USDT"):
         PaperBroker.open(URL, market=Market("ETH/USDT"))
     PaperBroker.open(URL).ledger.close()  # and the refusal left no lock
+
+
+@pytest.mark.parametrize("name", ["target-1", "close-2"])
+def test_the_ids_of_the_brokers_own_orders_are_not_for_others(market, home, name):
+    bars = list(bars_of(market))
+    broker = PaperBroker.open(URL, 10_000, COSTS)
+    broker.process(bars[0])
+    order = Order(bars[0].timestamp, id=name, kind="market", side="buy", quantity=0.01)
+    assert broker.submit(order).rule == "reserved_id"
+    assert broker.open_orders == ()
+    broker.ledger.close()
+
+
+@pytest.mark.parametrize("name", ["target-7-stop", "close-1", " ", "a b", "é", "x" * 61, "a\udcff", "-1"])
+def test_a_request_may_not_have_an_id_that_no_order_may_have(home, name):
+    broker = PaperBroker.open(URL)
+    with pytest.raises(InputError, match="cannot be used: write letters, digits"):
+        broker.ledger.request("order", {"kind": "market"}, name)
+    broker.ledger.close()
+
+
+def test_a_request_may_not_have_the_id_of_an_order_that_is_there(market, home):
+    bars = list(bars_of(market))
+    broker = PaperBroker.open(URL)
+    order = Order(bars[0].timestamp, id="mine", kind="market", side="buy", quantity=0.01)
+    broker.process(bars[0], None, lambda it: it.submit(order))
+    with pytest.raises(InputError, match="There is an order 'mine' already"):
+        broker.ledger.request("order", {"kind": "market"}, "mine")
+    broker.ledger.close()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"limit": 10**400}, {"limit": float("nan")}, {"quantity": float("inf")}, {"reason": "\ud800"}, {"expires": 2**70}],
+)
+def test_a_request_that_no_trader_could_read_is_refused_when_it_is_made(home, body):
+    broker = PaperBroker.open(URL)
+    with pytest.raises(InputError, match="request cannot be kept"):
+        broker.ledger.request("order", body, "bad")
+    assert broker.ledger.pending() == []
+    broker.ledger.close()
+
+
+def test_a_ledger_under_two_names_is_one(home, tmp_path):
+    broker = PaperBroker.open(URL)
+    (tmp_path / "other").symlink_to(tmp_path / "data")
+    with pytest.raises(LedgerBusy):
+        PaperBroker.open("sqlite:///other/ledger.db")
+    broker.ledger.close()
+
+
+def test_a_bar_without_a_volume_has_not_traded():
+    for volume in (float("nan"), -1.0):
+        with pytest.raises(InputError, match="a volume ≥ 0"):
+            Bar(0, 1, 1, 1, 1, volume)
+
+
+def test_a_second_close_is_refused_and_not_called_done(market, home):
+    bars = list(bars_of(market))
+    broker = PaperBroker.open(URL, 10_000, COSTS)
+    broker.process(bars[0], 1.0)
+    broker.process(
+        bars[1], None, lambda it: (it.close(), it.cancel(f"close-{bars[1].timestamp}"), it.close(order_id="again"))
+    )
+    assert [order.id for order in broker.open_orders] == ["again"]
+    broker.process(bars[2])
+    assert broker.account.position == 0
+    broker.ledger.close()

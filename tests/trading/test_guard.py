@@ -83,3 +83,18 @@ def test_the_average_true_range_is_read_only_where_rules_measure_by_it(candles):
     )
     assert {"atr"} <= {event.rule for event in result.events}
     assert "stop" in result.fills["reason"].tolist()
+
+
+def test_once_halted_nothing_is_bought_any_more_and_nothing_stays(candles):
+    """A resting order by hand must not buy on the way down; what it bought before is sold, though the target is 0 already."""
+    closes = [100, 100, 92, 80, 66, 60, 60, 60]
+    index = make_candles(closes, closes).index.as_unit("ns").asi8
+    orders = [
+        Order(int(index[0]), id="first", kind="limit", side="buy", quantity=9.0, limit=95.0),
+        Order(int(index[0]), id="deep", kind="limit", side="buy", quantity=1.0, limit=61.0),
+    ]
+    result = walk(closes, RiskRules(max_drawdown=0.15), exposure=np.nan, orders=orders)
+    assert [fill.order for fill in result.fills.itertuples()][:1] == ["first"]
+    assert "deep" not in result.fills["order"].tolist()
+    assert result.exposure.iloc[-1] == 0
+    assert {event.event for event in result.events if event.order == "deep"} == {"accepted", "cancelled"}

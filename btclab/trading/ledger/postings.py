@@ -160,6 +160,27 @@ def json_text(value: Any, name: str) -> str:
         ) from None
 
 
+def request_text(body: Mapping[str, Any]) -> str:
+    """`body` as JSON that any trader can read: finite numbers of usual size, and text of whole characters."""
+    text = json_text(body, "body")
+    try:
+        json.dumps(json.loads(text, parse_int=_whole, parse_constant=_no_number), ensure_ascii=False).encode()
+    except ValueError as error:  # UnicodeEncodeError is one
+        raise InputError(f"The request cannot be kept: {error}.") from None
+    return text
+
+
+def _whole(digits: str) -> int:
+    value = int(digits)
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{digits[:20]}… is too large a number")
+    return value
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"{word} is no number")
+
+
 def time_of(ns: int) -> pd.Timestamp:
     return pd.Timestamp(ns, tz="UTC")
 

@@ -9,6 +9,7 @@ writes; any number of others read, or leave a request for the one that writes.
 from __future__ import annotations
 
 import math
+import re
 import time
 import uuid
 from collections import Counter
@@ -31,9 +32,9 @@ from btclab.trading.ledger.postings import (
     Movement,
     Request,
     Rows,
-    json_text,
     mark_of,
     post,
+    request_text,
     rows_of,
     said,
     snapshot_row,
@@ -60,6 +61,8 @@ __all__ = ["Entry", "Ledger", "LedgerBusy", "Movement", "Request", "WrongLedger"
 # leave out what is NULL, so that those of older rows stay true.
 MIGRATIONS: list[Callable[[Connection], None]] = []
 SCHEMA = len(MIGRATIONS) + 1
+ID = re.compile(r"[A-Za-z0-9][\w.-]{0,59}", re.ASCII)  # of a request
+OWN = ("target-", "close-")  # how the trader's own orders begin
 SNAPSHOT_EVERY = 1_000  # marks and fills between two snapshots: opening replays at most so many
 
 
@@ -277,15 +280,26 @@ class Ledger(LedgerView):
     # Requests from other processes
 
     def request(self, kind: str, body: Mapping[str, Any], id: str = "") -> str:
-        """Leave a request for the trader, durably, from any process; returns its id. A given `id` is used at most once."""
+        """Leave a request for the trader, durably, from any process; returns its id. A given `id` is used at most once.
+
+        Raises `InputError` for an id that no order may have (it is empty of letters and digits, too long, or of the kind that
+        the trader gives its own orders), and for a body that is no JSON with finite numbers and plain text.
+        """
         name = id or uuid.uuid4().hex
-        row = {"id": name, "created": time.time_ns(), "kind": kind, "body": json_text(body, "body")}
+        if not ID.fullmatch(name) or name.startswith(OWN):
+            raise InputError(
+                f"The id {name!r} cannot be used: write letters, digits, _, . or -, at most 60, not beginning with "
+                f"{' or '.join(OWN)}, which are the trader's own."
+            )
+        row = {"id": name, "created": time.time_ns(), "kind": kind, "body": request_text(body)}
 
         def refusal(connection: Connection) -> str:
             there = connection.scalar(select(exists().where(requests.c.id == name)))
             return f"Request {name!r} was made before; an id is used once." if there else ""
 
         with self._database.writing(refusal, apart=True) as connection:
+            if connection.scalar(select(exists().where(orders.c.id == name))):
+                raise InputError(f"There is an order {name!r} already; an id is used once.")
             number = connection.scalar(select(func.coalesce(func.max(requests.c.number), 0)))
             connection.execute(insert(requests), {"number": (number or 0) + 1, **row})
         return name
