@@ -224,7 +224,12 @@ def _order(
         kind = "stop" if limit is None else "stop_limit"
     elif limit is not None:
         kind = "limit"
-    lifetime, expires = (tif, 0) if tif in ("gtc", "ioc") else ("gtd", utc(tif).as_unit("ns").value)
+    lifetime, expires = tif, 0
+    if tif not in ("gtc", "ioc"):
+        try:
+            lifetime, expires = "gtd", utc(tif).as_unit("ns").value
+        except ValueError as error:  # also a time that is no time at all, or too far away for one
+            raise InputError(f"--tif is {tif!r}; write gtc, ioc, or the time until which it is good.") from error
     asked = Order(
         0,
         kind=kind,

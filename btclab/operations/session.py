@@ -123,6 +123,8 @@ def opened(choice: Choice) -> Iterator[Session]:
     own = settings()
     if choice.bars is not None and choice.bars < 1:
         raise InputError(f"bars is {choice.bars!r}; it must be at least 1.")
+    if not choice.speed > 0:
+        raise InputError(f"speed is {choice.speed!r}; it must be above 0 bars a second.")
     address(choice.url)  # a wrong one is said before anything is fetched
     chosen = strategy(choice.strategy or own.strategy.name, **choice.parameters)
     checkpoint, notes = _checkpoint(choice, chosen)
@@ -132,6 +134,8 @@ def opened(choice: Choice) -> Iterator[Session]:
     decider = Decider(chosen, candles.iloc[:first], checkpoint)
     _check(decider)
     symbol = str(candles.attrs.get("symbol") or choice.symbol or own.market.symbol)
+    if choice.symbol not in (None, symbol):
+        raise InputError(f"{source} is {symbol}, not {choice.symbol}.")
     costs = Costs(own.trading.fee_bps, own.trading.slippage_bps)
     broker = PaperBroker.open(choice.url, None, costs, Market(symbol), choice.timeframe)
     ledger: Any = broker.ledger

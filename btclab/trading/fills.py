@@ -2,7 +2,7 @@
 
 A bar is walked in four phases, each in the order in which the orders were placed:
 
-1. *open*: what can trade at the open does, at the open: also a stop or a limit that the market has jumped over;
+1. *open*: what can trade at the open does, at the open: also a stop that the market has jumped over (and a limit, at its limit);
 2. *stops* within the range: of what is touched, the unfavourable comes first, for the bar does not say what came first;
 3. *limits and take-profits* within the range;
 4. *stops of brackets* whose parent filled in phase 2 or 3: the bar may have turned against it afterwards.
@@ -373,7 +373,7 @@ def _at_open(desk: Desk, i: int, time: int, open_: float, terms: Terms) -> None:
         if row.kind == TAKE_PROFIT:
             _touch(desk, i, time, open_, False, terms)
         else:
-            _fill(desk, i, time, open_, row.rested, False, terms)
+            _fill(desk, i, time, row.limit if row.rested else open_, row.rested, False, terms)
 
 
 @compiled

@@ -237,7 +237,9 @@ def test_what_is_refused_is_in_the_history_with_its_rule(call, traded):
         (["sell", "0.01", "--trail", "3"], "between 0 and 1"),
         (["sell", "0.01", "--trail", "0.1", "--stop", "5"], "give one"),
         (["buy", "0.01", "--limit", "5", "--trail", "0.1"], "--limit goes alone"),
-        (["buy", "0.01", "--tif", "forever"], "is not a time"),
+        (["buy", "0.01", "--tif", "forever"], "write gtc, ioc, or the time"),
+        (["buy", "0.01", "--tif", "2500-01-01"], "write gtc, ioc, or the time"),
+        (["buy", "0.01", "--id", "target-1"], "cannot be used"),
     ],
 )
 def test_an_order_that_nobody_could_place_is_exit_code_2_and_not_recorded(call, traded, words, message):

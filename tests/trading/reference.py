@@ -186,7 +186,7 @@ class Exchange:
             if order.kind == "take_profit":
                 self.touch(order, price)
             else:
-                self.trade(order, price, maker=order.rested)
+                self.trade(order, order.limit if order.rested else price, maker=order.rested)
 
     def touch(self, order, price, inside=False):
         order.touched = True

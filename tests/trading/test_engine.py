@@ -201,9 +201,9 @@ def test_a_limit_fills_at_its_price_when_the_range_touches_it(side, limit, sign)
 
 
 @pytest.mark.parametrize(("side", "limit", "open_"), [("buy", 95.0, 92.0), ("sell", 105.0, 108.0)])
-def test_a_gap_through_a_limit_fills_at_the_open_which_is_better(side, limit, open_):
+def test_a_gap_through_a_limit_that_rested_fills_at_the_limit_for_it_was_in_the_book(side, limit, open_):
     bars = [(100, 100, 100, 100), (open_, 110, 90, 100)]
-    assert fills_of([order("limit", side, limit=limit)], *bars)[0][3] == open_
+    assert fills_of([order("limit", side, limit=limit)], *bars)[0][3] == limit
 
 
 @pytest.mark.parametrize(("side", "limit", "price"), [("buy", 105.0, 101.0), ("sell", 95.0, 99.0)])
