@@ -17,10 +17,9 @@ from btclab.market.sources import load_candles
 from btclab.records import Bar, Costs, Fill, Order, OrderEvent
 from btclab.settings import settings
 from btclab.trading.broker import PaperBroker, bars_of
-from btclab.trading.engine import target_id
 from btclab.trading.filters import Filters
-from btclab.trading.protection import bracket
-from btclab.trading.risk import RiskRules
+from btclab.trading.guard import Allowed, Guard
+from btclab.trading.risk import RiskRules, RiskState
 from btclab.trading.scores import Weights, category_scores, contributions
 from btclab.trading.strategies import run_strategy
 
@@ -81,15 +80,14 @@ def _traded(candles: pd.DataFrame) -> list[Entry]:
     told = [_signal(row, pushes.loc[row["timestamp"]]) for row in signals[START:].reset_index().to_dict("records")]
     pages = _Pages()
     broker = PaperBroker(10_000.0, Costs(10, 5), ledger=pages)
-    held = 0.0
+    guard = Guard(RULES, RiskState.start(broker.equity))
     for bar, signal in zip(bars_of(candles[START:]), told, strict=True):
-        target = signal["exposure"]
-        orders: list[Order] = []
-        if target and not held:
-            entry = Order(bar.timestamp, target, target_id(bar.timestamp))
-            orders = bracket(entry, bar, float("nan"), RULES)
-        broker.process(bar, target, lambda it, orders=orders: [it.submit(order) for order in orders])  # type: ignore[misc]
-        held = held if target is None else target
+        allowed = guard.allow(broker, bar, signal["exposure"], 1.0)
+
+        def protect(it: PaperBroker, bar: Bar = bar, allowed: Allowed = allowed) -> None:
+            guard.protect(it, bar, allowed, 1.0)
+
+        broker.process(bar, allowed.target, protect)
     return [Entry(*page, signal=signal) for page, signal in zip(pages.entries, told, strict=True)]
 
 

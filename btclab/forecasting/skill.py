@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr
 from scipy.stats import t as student
 
 from btclab.forecasting.calibration import LEVELS, NORMAL_QUANTILES
@@ -27,14 +26,6 @@ def information_coefficient(forecast: np.ndarray, outcome: np.ndarray) -> float:
 
 def _ranks(values: np.ndarray) -> np.ndarray:
     return pd.Series(values).rank().to_numpy()
-
-
-def block_bootstrap(length: int, block: int, resamples: int, seed: int) -> np.ndarray:
-    """Positions [resamples, length] drawn as whole blocks of neighbours, wrapping at the end (Politis and Romano 1992)."""
-    random = np.random.default_rng(seed)
-    starts = random.integers(0, length, size=(resamples, -(-length // block)))
-    positions = (starts[:, :, None] + np.arange(block)) % length
-    return positions.reshape(resamples, -1)[:, :length]
 
 
 def skill(
@@ -202,8 +193,3 @@ def distribution_skill(
         "ece_chance": chance_error(prob),
         "up_share": float(up.mean()),
     }
-
-
-def normal_chance(value: np.ndarray) -> np.ndarray:
-    """The standard normal distribution function."""
-    return np.asarray(ndtr(value))

@@ -1,8 +1,7 @@
 """The risk rules: what refuses a trade, and what ends trading. Backtest and paper trading ask the same functions.
 
 At the close of every bar, once its fills are known, `decide` takes what the strategy wants and gives what is allowed, the new
-`RiskState`, and each refusal with its rule and numbers. `decide_many` walks the same compiled rule over arrays. The state is
-all that the next bar depends on, and goes to JSON and back.
+`RiskState`, and each refusal with its rule and numbers. The state is all that the next bar depends on, and goes to JSON and back.
 
 - A **halt** (`max_drawdown`) and a **daily loss** sell all; the first lasts until `reset`, the second until 00:00 UTC.
 - The **stop guard**, the **cooldown** and **new_signal** refuse to enter or to add; what is held is left alone.
@@ -270,28 +269,6 @@ def decide_bar(state, limits, time, cash, position, price, target, wish, stopped
         wanted,
         broken,
     ), allowed
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def decide_many(state, limits, times, cash, position, price, target, wish, stopped, protected, sold):  # type: ignore[no-untyped-def]
-    """`decide_bar` over arrays [bar]: the last state, the exposure allowed [float] and the rules that refused [bits] each bar."""
-    allowed, refused = np.empty(len(times)), np.empty(len(times), np.int64)
-    for t in range(len(times)):
-        state, allowed[t] = decide_bar(
-            state,
-            limits,
-            times[t],
-            cash[t],
-            position[t],
-            price[t],
-            target[t],
-            wish[t],
-            stopped[t],
-            protected[t],
-            sold[t],
-        )
-        refused[t] = state.refused
-    return state, allowed, refused
 
 
 # Bar by bar

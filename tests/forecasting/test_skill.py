@@ -9,7 +9,6 @@ from scipy.stats import spearmanr
 
 from btclab.forecasting.calibration import NORMAL_QUANTILES
 from btclab.forecasting.skill import (
-    block_bootstrap,
     calibration_error,
     chance_error,
     crps,
@@ -21,6 +20,14 @@ from btclab.forecasting.skill import (
     reliability,
     skill,
 )
+
+
+def block_bootstrap(length: int, block: int, resamples: int, seed: int) -> np.ndarray:
+    """Positions [resamples, length] drawn as whole blocks of neighbours, wrapping at the end (Politis and Romano 1992)."""
+    random = np.random.default_rng(seed)
+    starts = random.integers(0, length, size=(resamples, -(-length // block)))
+    positions = (starts[:, :, None] + np.arange(block)) % length
+    return positions.reshape(resamples, -1)[:, :length]
 
 
 @pytest.fixture

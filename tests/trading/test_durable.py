@@ -204,3 +204,13 @@ def test_a_second_close_is_refused_and_not_called_done(market, home):
     broker.process(bars[2])
     assert broker.account.position == 0
     broker.ledger.close()
+
+
+def test_rounding_of_the_engine_does_not_show_in_the_portfolio(market, exposure, home):
+    """Cash that was spent whole is 0, not −8e-11, and what is then held is all of the account."""
+    in_pieces(market, pd.Series(1.0, market.index), [])
+    broker = PaperBroker.open(URL)
+    shown = broker.ledger.portfolio()
+    assert (shown["cash"], shown["exposure"]) == (0.0, 1.0)
+    assert str(broker.ledger.portfolio(1e9)["drawdown"]) == "0.0"
+    broker.ledger.close()

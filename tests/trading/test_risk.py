@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +19,6 @@ from btclab.trading.risk import (
     RiskState,
     check,
     decide,
-    decide_many,
     refused_rules,
     reset,
 )
@@ -310,8 +308,8 @@ all_rules = st.builds(
 
 @given(steps, all_rules)
 @settings(max_examples=80, deadline=None, derandomize=True)
-def test_bars_one_by_one_give_what_arrays_give_through_json_too(steps, rules):
-    state, target, hour, rows, one_by_one = RiskState.start(1000.0), 0.0, 0, [], []
+def test_a_state_that_goes_through_json_at_every_bar_decides_the_same(steps, rules):
+    state, straight, target, hour = RiskState.start(1000.0), RiskState.start(1000.0), 0.0, 0
     for equity, share, wish, reason, wait in steps:
         hour += wait
         position = 0.0 if reason else share * equity / 100
@@ -319,17 +317,13 @@ def test_bars_one_by_one_give_what_arrays_give_through_json_too(steps, rules):
         fills = [sale(reason)] if reason else []
         state = RiskState.from_dict(json.loads(json.dumps(state.to_dict(), allow_nan=False)))
         holding = Holding(cash, position, 100.0, target)
-        state, allowed, said = decide(state, rules, bar_at(hour), holding, fills, None if math.isnan(wish) else wish)
-        stopped, protected = reason in ("stop", "trailing_stop"), reason in ("stop", "trailing_stop", "take_profit")
-        rows.append((hour * HOUR, cash, position, 100.0, target, wish, stopped, protected, bool(reason)))
-        one_by_one.append((allowed, state.refused))
+        asked = bar_at(hour), holding, fills, None if math.isnan(wish) else wish
+        state, allowed, said = decide(state, rules, *asked)
+        straight, *others = decide(straight, rules, *asked)  # a process that was never ended
+        assert (straight, others) == (state, [allowed, said])
         assert 0 <= allowed <= max(rules.max_position, target)
         assert {rule for rule, _ in said} <= set(refused_rules(state.refused))
         target = allowed
-    columns = [np.array(column) for column in zip(*rows, strict=True)]
-    last, allowed, refused = decide_many(RiskState.start(1000.0), rules.limits, *columns)
-    assert last == state
-    assert list(zip(allowed.tolist(), refused.tolist(), strict=True)) == one_by_one
 
 
 @given(steps, all_rules)

@@ -40,6 +40,7 @@ from btclab.trading.ledger.tables import (
 
 BATCH = 5_000  # marks that are read at once
 FOREIGN = (InvalidOperation, ValueError, KeyError, TypeError)  # what a row that is none of ours raises when read
+DUST = Decimal("1e-8")  # quote currency
 
 
 class LedgerView:
@@ -272,6 +273,7 @@ class LedgerView:
             at = book.close if price is None else decimal_of(price)
             value = book.position * at
             equity = book.cash + value
+            cash = book.cash if abs(book.cash) >= DUST else Decimal(0)  # what is below is the engine's rounding
             profit = book.realised + book.unrealised(at) + book.interest - book.fees
             worth = float(equity) / float(book.equity) if book.equity else 1.0  # since the last mark
             unit = book.unit * worth
@@ -281,9 +283,9 @@ class LedgerView:
                 "timestamp": None if book.bar is None else time_of(book.bar).isoformat(),
                 "price": float(at) if at else None,
                 "equity": float(equity),
-                "cash": float(book.cash),
+                "cash": float(cash),
                 "position": 0.0 if flat else float(book.position),
-                "exposure": 0.0 if flat or not equity else float(value) / float(equity),
+                "exposure": 0.0 if flat or not equity else float(value) / float(value + cash),
                 "average_price": None if flat or not book.position else float(book.cost) / float(book.position),
                 "deposits": float(book.deposits),
                 "profit": float(profit),
@@ -292,8 +294,8 @@ class LedgerView:
                 "fees": float(book.fees),
                 "interest": float(book.interest),
                 "total_return": 100 * (unit - 1),
-                "drawdown": -100 * fall,
-                "max_drawdown": -100 * max(book.deepest, fall),
+                "drawdown": 0.0 - 100 * fall,
+                "max_drawdown": 0.0 - 100 * max(book.deepest, fall),
                 "bars": book.counts["marks"],
                 "fills": book.counts["fills"],
                 "trades": book.trades,
