@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from btclab.market.importing import import_candles, inspect_file
     from btclab.market.live_feed import LiveFeed
     from btclab.market.quality import quality_summary
+    from btclab.market.rules import trading_rules
     from btclab.market.sources import load_candles, mark_if_stale
-    from btclab.records import Costs, Market, Order
+    from btclab.records import Costs, Margin, Market, Order
     from btclab.trading.broker import PaperBroker
     from btclab.trading.filters import Filters
     from btclab.trading.ledger import Ledger
@@ -67,8 +68,9 @@ _HOMES = {
     "market.importing": ("import_candles", "inspect_file"),
     "market.live_feed": ("LiveFeed",),
     "market.quality": ("quality_summary",),
+    "market.rules": ("trading_rules",),
     "market.sources": ("load_candles", "mark_if_stale"),
-    "records": ("Costs", "Market", "Order"),
+    "records": ("Costs", "Margin", "Market", "Order"),
     "trading.broker": ("PaperBroker",),
     "trading.ledger": ("Ledger",),
     "trading.filters": ("Filters",),

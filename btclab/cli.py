@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from btclab.commands import audit, cache, data, fetch, importing, models, notify, paper
+from btclab.commands import audit, cache, data, fetch, importing, models, notify, paper, printing
 from btclab.errors import BtclabError, DataUnavailable, InputError, NotListed
 
 if TYPE_CHECKING:
@@ -137,7 +137,6 @@ def run(
 @app.command(epilog="Example: [bold]btclab runs --most 5[/bold]")
 def runs(most: Annotated[int, typer.Option(help="How many, newest first.", min=1)] = 20) -> None:
     """List past runs with their status, source and report."""
-    from rich.console import Console
     from rich.table import Column, Table
 
     from btclab.operations.runs import past_runs
@@ -160,10 +159,7 @@ def runs(most: Annotated[int, typer.Option(help="How many, newest first.", min=1
             past.source,
             str(past.report) if past.report.exists() else "–",
         )
-    console = Console()
-    if not console.is_terminal:  # a pipe has no width: cut nothing
-        console.width = 240
-    console.print(table if table.row_count else "No runs yet. Make one: btclab pipeline")
+    printing.console().print(table if table.row_count else "No runs yet. Make one: btclab pipeline")
 
 
 @app.command(epilog="Example: [bold]btclab dashboard --port 8866[/bold]")

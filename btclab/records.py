@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from btclab.errors import InputError
+from btclab.errors import InputError, unknown
 
 KINDS = ("target", "market", "limit", "stop", "stop_limit", "take_profit", "trailing_stop")
 LIFETIMES = ("gtc", "gtd", "ioc")
+MOVEMENTS = ("deposit", "withdrawal", "interest")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,42 @@ class Costs:
                 )
         if self.participation is not None and not 0 < self.participation <= 1:
             raise InputError(f"participation is {self.participation!r}; it must lie in 0…1 (share of a bar's volume).")
+
+    @classmethod
+    def from_settings(cls) -> Costs:
+        """The costs of the section `[trading]`."""
+        from btclab.settings import settings
+
+        own = settings().trading
+        return cls(own.fee_bps, own.slippage_bps, own.maker_fee_bps, own.impact_bps, own.participation)
+
+
+@dataclass(frozen=True)
+class Margin:
+    """On what terms BTC is sold short: it is borrowed, and its price in cash stays with the lender until it is given back.
+
+    `interest_pct` is paid per year of 365 days on the value of what is borrowed, at the open of each bar for the one before.
+    When equity has fallen to the fraction `maintenance` of that value, all is bought back (a margin call).
+    """
+
+    interest_pct: float = 10.0
+    maintenance: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.interest_pct < 10_000:
+            raise InputError(f"interest_pct is {self.interest_pct!r}; it must be at least 0 (10 = 10 % a year).")
+        if not 0 < self.maintenance < 1:
+            raise InputError(
+                f"maintenance is {self.maintenance!r}; it must lie between 0 and 1, a fraction of what is borrowed."
+            )
+
+    @classmethod
+    def from_settings(cls) -> Margin | None:
+        """The terms of the section `[trading]`; None unless `allow_short` is on."""
+        from btclab.settings import settings
+
+        own = settings().trading
+        return cls(own.short_interest_pct, own.maintenance_margin) if own.allow_short else None
 
 
 @dataclass(frozen=True)
@@ -130,3 +167,21 @@ class OrderEvent:
     event: str
     rule: str = ""
     text: str = ""
+
+
+@dataclass(frozen=True)
+class Movement:
+    """Cash in or out without a trade: "deposit" above 0, "withdrawal" below 0, "interest" below 0 when paid."""
+
+    kind: str
+    amount: float
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in MOVEMENTS:
+            raise unknown("kind of cash movement", self.kind, MOVEMENTS)
+        wrong = {"deposit": self.amount <= 0, "withdrawal": self.amount >= 0}.get(self.kind, False)
+        if wrong or not math.isfinite(self.amount):
+            raise InputError(
+                f"{self} cannot be: a deposit is above 0, a withdrawal below, interest below if it is paid."
+            )

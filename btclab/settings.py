@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
@@ -64,6 +64,7 @@ def _check_addresses(urls: dict[str, str]) -> dict[str, str]:
 
 
 Addresses = Annotated[dict[str, str], AfterValidator(_check_addresses)]
+OrEmpty = BeforeValidator(lambda value: None if value == "" else value)  # TOML has no word for nothing
 
 
 class MarketSettings(BaseModel):
@@ -123,11 +124,32 @@ class TradingSettings(BaseModel):
     fee_bps: Annotated[float, _said("fee of a trade in basis points of its value (10 = 0.10 %)", ge=0, lt=10_000)] = (
         10.0
     )
+    maker_fee_bps: Annotated[
+        float | None,
+        _said('fee of a limit order that rested in the book, basis points; "": the same as fee_bps', ge=0, lt=10_000),
+        OrEmpty,
+    ] = None
     slippage_bps: Annotated[float, _said("basis points by which a fill is worse than the open", ge=0, lt=10_000)] = 5.0
+    impact_bps: Annotated[
+        float, _said("further slippage for each whole bar volume that is traded, basis points", ge=0, lt=10_000)
+    ] = 0.0
+    participation: Annotated[
+        float | None,
+        _said('share of a bar\'s volume that may be traded, e.g. 0.1; "": no limit', gt=0, le=1),
+        OrEmpty,
+    ] = None
+    latency_bars: Annotated[int, _said("bars by which an order or its cancellation arrives late", ge=0, le=1000)] = 0
     initial_cash: Annotated[float, _said("start of the paper account", gt=0, allow_inf_nan=False)] = 10_000.0
     ledger: Annotated[str, _said("where paper trading is kept; a relative path begins at BTCLAB_HOME")] = (
         "sqlite:///data/ledger.db"
     )
+    allow_short: Annotated[bool, _said("whether BTC may be sold short: exposure from -1 on instead of 0")] = False
+    short_interest_pct: Annotated[
+        float, _said("interest on what is sold short, % a year of its value", ge=0, lt=10_000)
+    ] = 10.0
+    maintenance_margin: Annotated[
+        float, _said("all is bought back when equity falls to this fraction of what is sold short", gt=0, lt=1)
+    ] = 0.1
 
 
 class RetrainingSettings(BaseModel):
@@ -167,7 +189,7 @@ class StrategySettings(BaseModel):
     enter: Annotated[float, _said("the composite score from which on it is in the market", ge=-1, le=1)] = 0.15
     exit: Annotated[float, _said("the composite score down from which it is out of it", ge=-1, le=1)] = 0.0
     min_confidence: Annotated[
-        float, _said("no entry while the forecast gives a rise a smaller probability; 0: none needed", ge=0, lt=1)
+        float, _said("no entry while the forecast gives its side a smaller probability; 0: none needed", ge=0, lt=1)
     ] = 0.0
     cooldown_bars: Annotated[int, _said("bars without an entry after the strategy has left the market", ge=0)] = 0
     avoid: Annotated[
@@ -177,7 +199,7 @@ class StrategySettings(BaseModel):
         ),
     ] = ()
     agree: Annotated[
-        tuple[str, ...], _said('no entry unless the trend of these timeframes is up, too, e.g. ["4h", "1d"]')
+        tuple[str, ...], _said('no entry unless these timeframes trend its way, too, e.g. ["4h", "1d"]')
     ] = ()
 
 
@@ -536,4 +558,5 @@ def _template() -> Iterator[str]:
                 continue
             bounds = _bounds(field)
             yield f"# {field.description}{f'; {bounds}' if bounds else ''}"
-            yield f"#{key} = {json.dumps(field.default)}"  # the only tables among the defaults are empty
+            default = "" if field.default is None else field.default
+            yield f"#{key} = {json.dumps(default)}"  # the only tables among the defaults are empty

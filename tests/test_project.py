@@ -38,7 +38,7 @@ def test_environment_yml_asks_for_what_pyproject_asks_for(project):
     assert found == requirements(project["dependencies"])
 
 
-@pytest.mark.parametrize("group", ["dependencies", "dev", "cluster"])
+@pytest.mark.parametrize("group", ["dependencies", "dev", "cluster", "postgres"])
 def test_the_lock_file_pins_every_requirement_within_its_range(project, group):
     asked = project["dependencies"] if group == "dependencies" else project["optional-dependencies"][group]
     lines = (PROJECT / "requirements.lock").read_text(encoding="utf-8").splitlines()
@@ -57,7 +57,7 @@ def test_the_lock_file_names_versions_and_no_places():
 
 
 def test_the_extras_that_the_readme_names_exist(project):
-    assert {"intel", "cluster", "dev"} <= set(project["optional-dependencies"])
+    assert {"intel", "cluster", "dev", "postgres"} <= set(project["optional-dependencies"])
     assert project["requires-python"] == ">=3.11"
 
 

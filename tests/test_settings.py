@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from btclab.errors import InputError
+from btclab.records import Costs
 from btclab.settings import PROJECT, config_path, settings
 
 
@@ -241,14 +242,29 @@ def test_config_is_written_on_first_use_and_changes_nothing(home):
     assert "api_key" not in text
 
 
-def test_every_line_of_the_written_config_is_a_setting_with_its_default():
-    defaults = settings().model_dump(mode="json")
-    uncommented = [
-        line.removeprefix("#") for line in config_path().read_text(encoding="utf-8").splitlines() if line[:2] != "# "
-    ]
-    for section, held in tomllib.loads("\n".join(uncommented)).items():
-        assert held == {name: value for name, value in defaults[section].items() if name in held}
+def test_every_line_of_the_written_config_is_a_setting_with_its_default(config):
+    defaults = settings().model_dump()
+    lines = config_path().read_text(encoding="utf-8").splitlines()
+    uncommented = "\n".join(line.removeprefix("#") for line in lines if line[:2] != "# ")
+    for section, held in tomllib.loads(uncommented).items():
         assert set(defaults[section]) - set(held) <= {"coingecko_api_key", "fred_api_key", "secret_urls"}
+    config(uncommented)
+    assert settings().model_dump() == defaults
+
+
+def test_what_may_be_left_open_is_empty_or_a_number_within_its_bounds(config):
+    config('[trading]\nmaker_fee_bps = ""\nparticipation = ""\n')
+    assert (settings().trading.maker_fee_bps, settings().trading.participation) == (None, None)
+    config("[trading]\nmaker_fee_bps = 0\nparticipation = 0.1\n")
+    assert (settings().trading.maker_fee_bps, settings().trading.participation) == (0.0, 0.1)
+    config("[trading]\nparticipation = 0\n")
+    assert "trading.participation = 0: Input should be greater than 0 (allowed: > 0 and ≤ 1), line 2" in refusal()
+
+
+def test_the_costs_of_the_settings_are_those_of_their_section(config):
+    assert Costs.from_settings() == Costs(10, 5)
+    config("[trading]\nfee_bps = 7\nslippage_bps = 3\nmaker_fee_bps = 2\nimpact_bps = 20\nparticipation = 0.1\n")
+    assert Costs.from_settings() == Costs(7, 3, maker_fee_bps=2, impact_bps=20, participation=0.1)
 
 
 def test_a_config_that_is_there_is_left_alone(config):

@@ -16,11 +16,12 @@ from tqdm.auto import tqdm
 from btclab.analysis.metrics import bar_length, curve_metrics, rename_in_sample, traded_metrics
 from btclab.errors import InputError
 from btclab.market.candles import timeframe_delta, timeframe_of, validate_candles
-from btclab.records import Bar, Costs, Market, Order, OrderEvent
+from btclab.records import Bar, Costs, Margin, Market, Order, OrderEvent
 from btclab.trading.broker import PaperBroker, bars_of, check_account
 from btclab.trading.engine import Conditions, Walk, simulate
 from btclab.trading.guard import Allowed, Guard, average_true_range
 from btclab.trading.lots import Lots, check_identity, fill_arrays, fill_table, match_lots, trade_table
+from btclab.trading.orders import exposure_range
 from btclab.trading.risk import RiskRules, RiskState
 
 
@@ -55,6 +56,7 @@ def backtest(
     latency: int = 0,
     risk: RiskRules | None = None,
     progress: bool = True,
+    margin: Margin | None = None,
 ) -> Result:
     """Trade `signals["exposure"]` on `candles` with the engine that paper trading uses.
 
@@ -70,22 +72,24 @@ def backtest(
 
     With `risk` the limits, stops and targets of these rules are kept as paper trading keeps them, bar by bar: 0.1 ms each.
 
-    Raises `InputError` if `exposure` is absent, no number, outside 0…1, or at times that are not in `candles`, or if an
-    order is wrong by itself; one that the account cannot carry is refused in `Result.events`.
+    With `margin` an exposure may go down to -1: BTC is sold short. It costs interest, and a margin call buys it back.
+
+    Raises `InputError` if `exposure` is absent, no number, outside 0…1 (-1…1 on margin), or at times that are not in
+    `candles`, or if an order is wrong by itself; one that the account cannot carry is refused in `Result.events`.
     """
     validate_candles(candles)
-    targets = _targets(candles, signals)
+    targets = _targets(candles, signals, margin is not None)
     check_account(initial_cash, rebalance_band)
     costs = costs or Costs()
     times, prices = _arrays(candles)
-    conditions = Conditions(costs, market or Market(), latency)
+    conditions = Conditions(costs, market or Market(), latency, margin)
     if risk is None:
         done = simulate(times, prices, targets.to_numpy(), initial_cash, rebalance_band, orders, conditions)
     else:
-        broker = PaperBroker(initial_cash, costs, rebalance_band, market, latency)
+        broker = PaperBroker(initial_cash, costs, rebalance_band, market, latency, margin=margin)
         done = _guarded(broker, candles, targets, orders, risk, progress)
     matched = match_lots(done.fills["side"], done.fills["quantity"], done.fills["fee"])
-    check_identity(float(done.equity[-1]), float(prices[3, -1]), initial_cash, done.fills, matched)
+    check_identity(float(done.equity[-1]), float(prices[3, -1]), initial_cash, done.fills, matched, done.interest)
     fills = fill_table(done.fills)
     trades = trade_table(done.fills, matched, timeframe_delta(timeframe_of(candles)).value)
     curve = pd.Series(done.equity, candles.index, name="equity")
@@ -129,7 +133,8 @@ def _guarded(
         equity[i], position[i] = broker.equity, broker.account.position
     if decided:
         raise InputError(f"An order was decided at {next(iter(decided))}, which is no bar of these candles (ns).")
-    return Walk(equity, position, fill_arrays(broker.ledger.fills), [*broker.ledger.events, *refused])
+    events, interest = [*broker.ledger.events, *refused], broker.state.interest
+    return Walk(equity, position, fill_arrays(broker.ledger.fills), events, interest)
 
 
 def backtest_many(
@@ -140,6 +145,7 @@ def backtest_many(
     rebalance_band: float | None = None,
     trials: int | None = None,
     workers: int | None = None,
+    margin: Margin | None = None,
 ) -> pd.DataFrame:
     """The metrics of many variants of a strategy, one row per column of `exposures` [bar, variant]; as of `backtest`, exactly.
 
@@ -153,14 +159,14 @@ def backtest_many(
             "exposures must be a frame with one row per bar and one column, of a name of its own, per variant."
         )
     times, prices = _arrays(candles)
-    conditions, bar = Conditions(costs or Costs()), bar_length(pd.DatetimeIndex(candles.index))
+    conditions, bar = Conditions(costs or Costs(), margin=margin), bar_length(pd.DatetimeIndex(candles.index))
     count = exposures.shape[1] if trials is None else trials
 
     def one(name: Any) -> dict[str, Any]:
-        targets = _targets(candles, exposures[name].to_frame("exposure")).to_numpy()
+        targets = _targets(candles, exposures[name].to_frame("exposure"), margin is not None).to_numpy()
         done = simulate(times, prices, targets, initial_cash, rebalance_band, (), conditions)
         matched = match_lots(done.fills["side"], done.fills["quantity"], done.fills["fee"])
-        check_identity(float(done.equity[-1]), float(prices[3, -1]), initial_cash, done.fills, matched)
+        check_identity(float(done.equity[-1]), float(prices[3, -1]), initial_cash, done.fills, matched, done.interest)
         return _metrics(done, matched, prices[3], bar, initial_cash, count)
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as threads:  # the compiled loop and numpy let other threads run
@@ -175,7 +181,7 @@ def _metrics(
     pnl = (price[matched.exit] - price[matched.entry]) * matched.closed - matched.closed_fees
     held = done.position * close / done.equity
     curve = curve_metrics(done.equity, bar, initial_cash, trials)
-    return curve | traded_metrics(value, done.fills["fee"], pnl, held, done.equity, bar)
+    return curve | traded_metrics(value, done.fills["fee"], pnl, held, done.equity, bar, done.interest)
 
 
 def _arrays(candles: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -184,7 +190,7 @@ def _arrays(candles: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return times, np.stack([candles[name].to_numpy() for name in ("open", "high", "low", "close", "volume")])
 
 
-def _targets(candles: pd.DataFrame, signals: pd.DataFrame) -> pd.Series:
+def _targets(candles: pd.DataFrame, signals: pd.DataFrame, short: bool) -> pd.Series:
     if not isinstance(signals, pd.DataFrame):
         raise InputError(
             f"signals is a {type(signals).__name__}; backtest needs a frame with the column 'exposure', one row per bar: "
@@ -198,9 +204,9 @@ def _targets(candles: pd.DataFrame, signals: pd.DataFrame) -> pd.Series:
         exposure = signals["exposure"].astype(float)
     except (TypeError, ValueError) as error:
         raise InputError(f"The column 'exposure' must hold numbers in 0…1, or NaN for no change: {error}.") from error
-    wrong = exposure[(exposure < 0) | (exposure > 1)]
+    wrong = exposure[(exposure < (-1 if short else 0)) | (exposure > 1)]
     if len(wrong):
-        raise InputError(f"Exposure at {wrong.index[0]} is {wrong.iloc[0]:g}; it must lie in 0…1 (spot, long only).")
+        raise InputError(f"Exposure at {wrong.index[0]} is {wrong.iloc[0]:g}; {exposure_range(short)}.")
     if exposure.index.equals(candles.index):
         return exposure
     strange = exposure.index.difference(candles.index)
@@ -221,6 +227,7 @@ def cost_sensitivity(
     costs: Costs,
     initial_cash: float = 10_000,
     risk: RiskRules | None = None,
+    margin: Margin | None = None,
 ) -> pd.DataFrame:
     """Total return (%) of the same signals at 0, ½, 1, 2 and 3 times `costs`; one row per multiple, cost per side in bps.
 
@@ -236,7 +243,7 @@ def cost_sensitivity(
             costs.impact_bps * multiple,
             costs.participation,
         )
-        result = backtest(candles, signals, scaled, initial_cash, risk=risk, progress=False)
+        result = backtest(candles, signals, scaled, initial_cash, risk=risk, progress=False, margin=margin)
         name = next(key for key in result.metrics if key.endswith("total_return"))
         rows.append((multiple, scaled.fee_bps + scaled.slippage_bps, result.metrics[name]))
     return pd.DataFrame(rows, columns=["multiple", "cost_bps", name])

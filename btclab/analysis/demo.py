@@ -14,7 +14,7 @@ import pandas as pd
 from btclab.analysis.portfolio import Statement, account_statement
 from btclab.features.build import build_features
 from btclab.market.sources import load_candles
-from btclab.records import Bar, Costs, Fill, Order, OrderEvent
+from btclab.records import Bar, Costs, Fill, Movement, Order, OrderEvent
 from btclab.settings import settings
 from btclab.trading.broker import PaperBroker, bars_of
 from btclab.trading.filters import Filters
@@ -44,8 +44,9 @@ class _Pages:
         events: list[OrderEvent],
         state: dict[str, Any],
         orders: Sequence[Order] = (),
+        movements: Sequence[Movement] = (),
     ) -> None:
-        """Keep what happened."""
+        """Keep what happened; nothing is sold short here, and so no interest is paid."""
         self.entries.append((bar, fills, events, state, orders))
 
     def knows(self, order_id: str) -> bool:

@@ -29,6 +29,7 @@ UNITS = {
     "win_rate": "% of closed lots",
     "profit_factor": "gains / losses",
     "fees": "quote currency",
+    "interest": "quote currency, paid on what was sold short",
     "turnover": "× equity a year",
 }
 
@@ -115,27 +116,34 @@ def deflated_sharpe(simple_returns: np.ndarray, trials: int) -> float | None:
 
 
 def trade_metrics(
-    fills: pd.DataFrame, trades: pd.DataFrame, exposure: pd.Series, equity: pd.Series
+    fills: pd.DataFrame, trades: pd.DataFrame, exposure: pd.Series, equity: pd.Series, interest: float = 0.0
 ) -> dict[str, float | None]:
-    """How the account traded: `exposure` is the fraction of equity held in BTC at each close."""
+    """How the account traded: `exposure` is the fraction of equity held in BTC at each close, `interest` what was paid."""
     bar = bar_length(pd.DatetimeIndex(equity.index))
     value, fee, pnl = fills["value"].to_numpy(), fills["fee"].to_numpy(), trades["pnl"].to_numpy()
-    return traded_metrics(value, fee, pnl, exposure.to_numpy(), equity.to_numpy(), bar)
+    return traded_metrics(value, fee, pnl, exposure.to_numpy(), equity.to_numpy(), bar, interest)
 
 
 def traded_metrics(
-    value: np.ndarray, fee: np.ndarray, pnl: np.ndarray, exposure: np.ndarray, equity: np.ndarray, bar: pd.Timedelta
+    value: np.ndarray,
+    fee: np.ndarray,
+    pnl: np.ndarray,
+    exposure: np.ndarray,
+    equity: np.ndarray,
+    bar: pd.Timedelta,
+    interest: float = 0.0,
 ) -> dict[str, float | None]:
     """`trade_metrics` of arrays: value and fee [fill], pnl [closed lot], exposure and equity [bar of length `bar`]."""
-    gains, losses = float(pnl[pnl > 0].sum()), -float(pnl[pnl < 0].sum())
+    gains, losses, mean = float(pnl[pnl > 0].sum()), -float(pnl[pnl < 0].sum()), float(equity.mean())
     return {
-        "time_in_market": 100 * float((exposure > 0).mean()),
+        "time_in_market": 100 * float((exposure != 0).mean()),
         "trades": len(pnl),
         "fills": len(value),
         "win_rate": 100 * float((pnl > 0).mean()) if len(pnl) else None,
         "profit_factor": _ratio(gains, losses, 1.0),
         "fees": float(fee.sum()),
-        "turnover": float(value.sum() / equity.mean() / (len(equity) * bar / YEAR)),
+        "interest": interest,
+        "turnover": float(value.sum() / mean / (len(equity) * bar / YEAR)) if mean > 0 else None,  # else it owes
     }
 
 

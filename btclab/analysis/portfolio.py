@@ -14,24 +14,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from btclab.analysis.account import NS, Records, from_ledger, from_memory
 from btclab.analysis.backtest import Result, buy_and_hold
 from btclab.analysis.metrics import curve_metrics, rename_in_sample, traded_metrics
 from btclab.errors import InputError, LedgerError, TooFewBars, unknown
-from btclab.market.candles import between, timeframe_delta, timeframe_of, utc
+from btclab.market.candles import between, timeframe_delta, utc
 from btclab.records import Costs
-from btclab.settings import settings
 from btclab.trading.broker import MemoryLedger
-from btclab.trading.lots import Lots, fill_arrays, fill_table, match_lots, trade_table
+from btclab.trading.lots import Lots, match_lots, trade_table
 
 if TYPE_CHECKING:  # SQLAlchemy, which an account in memory does without
     from btclab.trading.ledger.view import LedgerView
 
 PERIODS = {"day": "D", "month": "M", "year": "Y"}
-LOT_COLUMNS = ["entry", "age_days", "quantity", "price", "cost", "value", "unrealised", "fees"]
+LOT_COLUMNS = ["entry", "side", "age_days", "quantity", "price", "cost", "value", "unrealised", "fees"]
 OPEN, INTEREST, BY_HAND = "still open", "interest", "by hand"
-LONG, LONG_BY_ORDER = "long, without scores", "long, by an order of its own"
-CENT = 0.005
-NS = pd.Timedelta(1, "ns")
+WITHOUT_SCORES, BY_ORDER = "{side}, without scores", "{side}, by an order of its own"
+CENT, ROUNDING = 0.005, 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +38,12 @@ class Statement(Result):
     """An account from its opening to its closing, as a `Result` of what it really did.
 
     `curve` [bar] has close, equity, exposure, `flow` (deposits less withdrawals), `profit` (after fees), `growth` (worth of a
-    share, 1 at the opening) and `drawdown` (%). `lots` are open at the closing, `movements` is what cash came and went.
-    `totals` are in quote currency: opening, deposits, profit, closing, and what the profit consists of: `closed` lots after
-    their fees, the change of the `open` ones, interest. `trades` has, beside the columns of `trading.lots`, the bar in which
-    the purchase was `decided`, the kind of order that `opened` it, and the `pushes` of its signal: what each category said,
-    where the ledger knows it. Metrics are called `in_sample_…` if a signal came from bars that its network had seen.
+    share, 1 at the opening) and `drawdown` (%). `lots` are open at the closing; of those sold short, quantity, cost and value
+    are below 0. `movements` is what cash came and went. `totals` are in quote currency: opening, deposits, profit, closing,
+    and what the profit consists of: `closed` lots after their fees, the change of the `open` ones, interest (below 0: paid).
+    `trades` has, beside the columns of `trading.lots`, the bar in which the opening was `decided`, the kind of order that
+    `opened` it, and the `pushes` of its signal: what each category said, where the ledger knows it. Metrics are called
+    `in_sample_…` if a signal came from bars that its network had seen.
     """
 
     curve: pd.DataFrame
@@ -91,8 +91,14 @@ class Statement(Result):
             self.trades.groupby("reason").agg(trades=("pnl", "size"), wins=("pnl", _wins), pnl=("pnl", "sum"))
         )
 
+    def by_side(self) -> pd.DataFrame:
+        """Profit of what was bought ("long") and of what was sold short ("short"), and of what is still open."""
+        return self._explained(
+            self.trades.groupby("side").agg(trades=("pnl", "size"), wins=("pnl", _wins), pnl=("pnl", "sum"))
+        )
+
     def by_category(self) -> pd.DataFrame:
-        """Profit by the category of scores that spoke for the purchase, and of what is still open.
+        """Profit by the category of scores that spoke for the purchase or the short sale, and of what is still open.
 
         The categories that spoke for it share what became of it, by how far each pushed; those that spoke against get nothing.
         A lot whose signal has no scores, or whose order was none of a signal's, stands under its side. `trades` counts
@@ -100,8 +106,8 @@ class Statement(Result):
         """
         rows = [
             (name, part * pnl, pnl > 0)
-            for pushes, kind, pnl in self.trades[["pushes", "opened", "pnl"]].itertuples(index=False)
-            for name, part in _spoke(pushes, kind).items()
+            for side, pushes, kind, pnl in self.trades[["side", "pushes", "opened", "pnl"]].itertuples(index=False)
+            for name, part in _spoke(side, pushes, kind).items()
         ]
         table = pd.DataFrame(rows, columns=["category", "pnl", "won"]).astype({"pnl": float, "won": bool})
         grouped = table.groupby("category").agg(trades=("pnl", "size"), wins=("won", "sum"), pnl=("pnl", "sum"))
@@ -135,19 +141,6 @@ class Statement(Result):
         )
 
 
-class _Records(NamedTuple):
-    """What a statement is made of: marks [bar], all fills until the end, cash movements, pushes of each signal by its bar."""
-
-    marks: pd.DataFrame
-    fills: pd.DataFrame
-    movements: pd.DataFrame
-    pushes: dict[int, dict[str, float]]
-    in_sample: pd.DatetimeIndex  # bars whose signals were
-    initial_cash: float
-    costs: Costs
-    attrs: dict[Any, Any]
-
-
 def account_statement(
     ledger: LedgerView | MemoryLedger,
     start: object = None,
@@ -169,10 +162,10 @@ def account_statement(
     if isinstance(ledger, MemoryLedger):
         if candles is None:
             raise InputError("A ledger in memory keeps no prices; give the candles that were traded: candles=…")
-        known, records = None, _from_memory(ledger, candles, end, costs)
+        known, records = None, from_memory(ledger, candles, end, costs)
     else:
         known = ledger.portfolio()  # first, so that a bar that comes meanwhile is left out of all tables
-        records = _from_ledger(ledger, known["timestamp"], end, costs)
+        records = from_ledger(ledger, known["timestamp"], end, costs)
     attrs_ = {**records.attrs, **dict(attrs or {})}
     curve, opening = _curve(records, start)
     if len(curve) < 2:
@@ -208,6 +201,7 @@ def account_statement(
             curve["exposure"].to_numpy(),
             curve["equity"].to_numpy(),
             bar,
+            0.0 - interest,
         ),
     }
     if (records.in_sample >= first).any():
@@ -231,98 +225,30 @@ def _check(said: Statement, known: dict[str, Any] | None) -> None:
         ("profit by lot", sums["closed"] + sums["open"] + sums["interest"], sums["profit"]),
         *((f"profit by {period}", float(said.by(period)["profit"].sum()), sums["profit"]) for period in PERIODS),
         ("profit by exit", float(said.by_exit()["pnl"].sum()), sums["profit"]),
+        ("profit by side", float(said.by_side()["pnl"].sum()), sums["profit"]),
         ("profit by category", float(said.by_category()["pnl"].sum()), sums["profit"]),
     ]
     if known is not None:
         names = ("total_return", "max_drawdown", "trades", "fills", "win_rate", "profit_factor")
         pairs += [(name, said.figures[name], known[name]) for name in names]
-        pairs += [("profit", sums["profit"], known["profit"]), ("fees", sums["fees"], known["fees"])]
+        pairs += [(name, sums[name], known[name]) for name in ("profit", "fees", "interest")]
         pairs += [("unrealised", float(said.lots["unrealised"].sum()), known["unrealised"])]
     for what, own, other in pairs:
         if (own is None) != (other is None) or not abs((own or 0.0) - (other or 0.0)) <= max(CENT, 1e-12 * size):
             raise LedgerError(f"The statement does not add up: {what} is {own} by one way and {other} by another.")
 
 
-# What a ledger keeps
-
-
-def _from_ledger(ledger: LedgerView, until: Any, end: object, costs: Costs | None) -> _Records:
-    last = pd.Timestamp(0, tz="UTC") if until is None else utc(until) + NS
-    stop = last if end is None else min(last, utc(end))
-    _, state = ledger.state()
-    signals = ledger.signals_table(end=stop)
-    times = pd.DatetimeIndex(signals.index).as_unit("ns").asi8.tolist()
-    pushes = {at: said for at, one in zip(times, signals["reasons"], strict=True) if (said := _pushes(one))}
-    seen = [isinstance(one, Mapping) and bool(one.get("in_sample")) for one in signals["reasons"]]
-    own, held = settings().trading, state.get("costs")
-    traded_at = Costs(**held) if isinstance(held, Mapping) else Costs(own.fee_bps, own.slippage_bps)
-    movements = ledger.movement_table()
-    return _Records(
-        ledger.equity_curve(end=stop),
-        ledger.fill_table(end=stop),
-        movements[movements.index.isna() | (movements.index < stop)],
-        pushes,
-        pd.DatetimeIndex(signals.index)[seen],
-        float(ledger.initial_cash),
-        costs or traded_at,
-        {"symbol": ledger.symbol, "timeframe": ledger.timeframe, **_source(state)},
-    )
-
-
-def _source(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the candles of the account came from, which the paper trader keeps in its state."""
-    said = state.get("trader", {})
-    return {name: said[name] for name in ("source", "simulated") if name in said}
-
-
-def _from_memory(ledger: MemoryLedger, candles: pd.DataFrame, end: object, costs: Costs | None) -> _Records:
-    candles = between(candles, None, end)
-    fills = fill_table(fill_arrays(ledger.fills))
-    if len(strange := fills.index.difference(candles.index)) and end is None:
-        raise InputError(
-            f"There is a fill at {strange[0]}, which is no bar of these candles; give those that were traded."
-        )
-    fills = fills[fills.index.isin(candles.index)]
-    sign = np.where(fills["side"] == "buy", 1.0, -1.0)
-    change = pd.DataFrame({"cash": -sign * fills["value"] - fills["fee"], "position": sign * fills["quantity"]})
-    held = change.groupby(level=0).sum().reindex(candles.index, fill_value=0.0).cumsum()
-    value = held["position"] * candles["close"]
-    equity = ledger.initial_cash + held["cash"] + value
-    marks = pd.DataFrame({"close": candles["close"], "equity": equity, "exposure": value / equity})
-    first = {"kind": "deposit", "amount": ledger.initial_cash, "text": "start"}
-    movements = pd.DataFrame([first], pd.DatetimeIndex([pd.NaT], tz="UTC", name="timestamp"))
-    own = settings().trading
-    attrs: dict[Any, Any] = {"timeframe": timeframe_of(candles), **candles.attrs}
-    return _Records(
-        marks,
-        fills,
-        movements,
-        {},
-        pd.DatetimeIndex(marks.index[:0]),
-        ledger.initial_cash,
-        costs or Costs(own.fee_bps, own.slippage_bps),
-        attrs,
-    )
-
-
-def _pushes(reasons: object) -> dict[str, float] | None:
-    """What each category said: the `scores` of a signal's reasons; None where they are a text, or have none."""
-    scores = reasons.get("scores") if isinstance(reasons, Mapping) else None
-    if not isinstance(scores, Mapping):
-        return None
-    return {str(name): float(value) for name, value in scores.items() if isinstance(value, int | float)}
-
-
-def _spoke(pushes: dict[str, float] | None, kind: str) -> dict[str, float]:
-    """The shares, which add up to 1, of the categories that spoke for a purchase; its side, if none did.
+def _spoke(side: str, pushes: dict[str, float] | None, kind: str) -> dict[str, float]:
+    """The shares, which add up to 1, of the categories that spoke for opening a lot; its side, if none did.
 
     Only an order of `kind` "target" is a signal's; the others have been placed by themselves.
     """
     if kind != "target":
-        return {LONG_BY_ORDER: 1.0}
-    positive = {name: value for name, value in (pushes or {}).items() if value > 0}
-    whole = sum(positive.values())
-    return {name: value / whole for name, value in positive.items()} or {LONG: 1.0}
+        return {BY_ORDER.format(side=side): 1.0}
+    sign = 1 if side == "long" else -1
+    agreed = {name: sign * value for name, value in (pushes or {}).items() if sign * value > 0}
+    whole = sum(agreed.values())
+    return {name: value / whole for name, value in agreed.items()} or {WITHOUT_SCORES.format(side=side): 1.0}
 
 
 # What follows from it
@@ -336,14 +262,15 @@ class _Opening(NamedTuple):
     bars: int
 
 
-def _curve(records: _Records, start: object) -> tuple[pd.DataFrame, _Opening]:
+def _curve(records: Records, start: object) -> tuple[pd.DataFrame, _Opening]:
     """Marks with flow, profit, growth and drawdown from `start` on, and what was there before."""
-    marks = records.marks
+    marks, held = records.marks, records.marks["exposure"]
     flows = _flows(records.movements).groupby(level=0).sum().reindex(marks.index, fill_value=0.0)
     equity = marks["equity"]
     before = equity.shift(fill_value=records.initial_cash)
     base = before + flows
-    curve = marks.assign(flow=flows, profit=equity - base)
+    held = held.where(held.abs() > ROUNDING, 0.0)  # what the engine's sums leave of a position that was closed
+    curve = marks.assign(exposure=held, flow=flows, profit=equity - base)
     factor = (equity / base).where(base > 0, 1.0)
     shown = between(curve, start)
     past = len(curve) - len(shown)
@@ -369,11 +296,6 @@ def _matched(fills: pd.DataFrame) -> tuple[dict[str, Any], Lots]:
     arrays["reason"] = _kinds(fills).to_numpy()
     arrays["timestamp"] = pd.DatetimeIndex(fills.index).as_unit("ns").asi8
     arrays["side"] = np.where(fills["side"] == "buy", 1, -1)
-    held = np.cumsum(arrays["side"] * arrays["quantity"])
-    if len(held) and held.min() < -1e-9 * arrays["quantity"].max():
-        raise LedgerError(
-            f"The account was short at {fills.index[int(held.argmin())]}; a statement knows long positions only."
-        )
     return arrays, match_lots(arrays["side"], arrays["quantity"], arrays["fee"])
 
 
@@ -383,7 +305,7 @@ def _kinds(fills: pd.DataFrame) -> pd.Series:
     return fills["reason"].mask(own, BY_HAND)
 
 
-def _trades(records: _Records, arrays: dict[str, Any], matched: Lots, bar: pd.Timedelta) -> pd.DataFrame:
+def _trades(records: Records, arrays: dict[str, Any], matched: Lots, bar: pd.Timedelta) -> pd.DataFrame:
     decided = records.fills["decided"].iloc[matched.entry]
     times = pd.DatetimeIndex(decided).as_unit("ns").asi8.tolist()
     return trade_table(arrays, matched, bar.as_unit("ns").value).assign(
@@ -394,35 +316,35 @@ def _trades(records: _Records, arrays: dict[str, Any], matched: Lots, bar: pd.Ti
 
 
 def _lot_table(arrays: dict[str, Any], matched: Lots, price: float, now: pd.Timestamp) -> pd.DataFrame:
-    """The open lots at `price`; `unrealised` is before, `fees` are those of the purchase."""
-    real = matched.open > 0
+    """The open lots at `price`; `unrealised` is before, `fees` are those of their opening."""
+    real = matched.open != 0
     entry, quantity, fees = matched.open_entry[real], matched.open[real], matched.open_fees[real]
-    bought = arrays["price"][entry]
-    return _lots_at(arrays["timestamp"][entry], quantity, bought, fees, price, now)
+    return _lots_at(arrays["timestamp"][entry], quantity, arrays["price"][entry], fees, price, now)
 
 
-def _lots_at(entry: Any, quantity: Any, bought: Any, fees: Any, price: float, now: pd.Timestamp) -> pd.DataFrame:
+def _lots_at(entry: Any, quantity: Any, opened: Any, fees: Any, price: float, now: pd.Timestamp) -> pd.DataFrame:
     times = pd.DatetimeIndex(np.asarray(entry, np.int64).view("M8[ns]"), tz="UTC")
     columns = {
         "entry": times,
+        "side": pd.array(np.where(quantity > 0, "long", "short"), dtype="str"),
         "age_days": (now - times) / pd.Timedelta(days=1),
         "quantity": quantity,
-        "price": bought,
-        "cost": quantity * bought,
+        "price": opened,
+        "cost": quantity * opened,
         "value": quantity * price,
-        "unrealised": quantity * (price - bought),
+        "unrealised": quantity * (price - opened),
         "fees": fees,
     }
     return pd.DataFrame(columns, columns=LOT_COLUMNS)
 
 
 def _result_of(lots: pd.DataFrame) -> float:
-    """What open lots have earned, after the fee of their purchase."""
+    """What open lots have earned, after the fee of their opening."""
     return float((lots["unrealised"] - lots["fees"]).sum())
 
 
 def _open_before(fills: pd.DataFrame, first: pd.Timestamp, price: float) -> float:
-    """What the lots that were open before the bar `first` had earned by then, after the fees of their purchase."""
+    """What the lots that were open before the bar `first` had earned by then, after the fees of their opening."""
     earlier = fills[fills.index < first]
     return _result_of(_lot_table(*_matched(earlier), price, first)) if len(earlier) else 0.0
 

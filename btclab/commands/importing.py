@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from btclab.commands import printing
 from btclab.errors import InputError
 
 if TYPE_CHECKING:
@@ -68,13 +69,9 @@ def import_file(
     month, …) is asked on a terminal; in a pipe it is an error that says what to type. Wrong rows are listed by their number
     and nothing is stored.
     """
-    from rich.console import Console
-
     from btclab.market.importing import check_name, import_candles, inspect_file
 
-    console = Console()
-    if not console.is_terminal:  # a pipe has no width: cut nothing
-        console.width = 240
+    console = printing.console()
     if not preview and not name:
         raise InputError(f"Name the candles: btclab import {path} --as mydata (or look first: --preview).")
     if name:

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from btclab.commands.printing import console
+
 app = typer.Typer(no_args_is_help=True, help="List, show, promote and remove trained checkpoints.")
 Name = Annotated[str, typer.Argument(help="Name of a checkpoint, as `btclab models list` shows it, or a pointer.")]
 
@@ -13,7 +15,6 @@ Name = Annotated[str, typer.Argument(help="Name of a checkpoint, as `btclab mode
 @app.command("list", epilog="Example: [bold]btclab models list[/bold]")
 def list_() -> None:
     """All checkpoints, newest first, with their score out of sample: that of the probability of up, where even odds have 0."""
-    from rich.console import Console
     from rich.table import Column, Table
 
     from btclab.forecasting.checkpoints import stored_checkpoints
@@ -34,10 +35,7 @@ def list_() -> None:
         facts = [str(row[name]) for name in ("name", "variant", "market", "timeframe", "horizons")]
         figures = [_number(row["score"], "+.4f"), _number(row["ic"], "+.4f"), _number(row["coverage"], ".1%")]
         table.add_row(*facts, *figures, f"[green]{row['pointers']}[/green]", f"[red]{row['state']}[/red]")
-    console = Console()
-    if not console.is_terminal:  # a pipe has no width: cut nothing
-        console.width = 240
-    console.print(table if table.row_count else "No checkpoints yet. Train one: btclab train")
+    console().print(table if table.row_count else "No checkpoints yet. Train one: btclab train")
 
 
 def _number(value: Any, form: str) -> str:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from btclab.commands import printing
+from btclab.commands.printing import plain
 from btclab.errors import InputError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from btclab.operations.outbox import Outbox
 
 app = typer.Typer(
@@ -33,12 +33,12 @@ def test(
     channels = open_channels(rules, channel)
     if not channels:
         raise InputError(f"No channel is configured.\n{_how()}")
-    console, failed = _console(), False
+    console, failed = printing.console(), False
     for one in channels:
         with console.status(f"sending to {one.name} …"):
             outcome = one.deliver(render("test", {"timestamp": pd.Timestamp.now("UTC")}))
         failed |= not outcome.delivered
-        said = "[green]delivered[/green]" if outcome.delivered else f"[red]failed[/red] {_plain(outcome.why)}"
+        said = "[green]delivered[/green]" if outcome.delivered else f"[red]failed[/red] {plain(outcome.why)}"
         console.print(f"{one.name} ({one.service}): {said}", highlight=False, soft_wrap=True)
     if failed:
         raise typer.Exit(1)
@@ -53,7 +53,7 @@ def list_kinds() -> None:
     from btclab.operations.notify import check_rules, cooldown_min, open_channels
     from btclab.settings import config_path, settings
 
-    rules, console = settings().notifications, _console()
+    rules, console = settings().notifications, printing.console()
     channels = open_channels(rules)
     check_rules(rules, {one.name for one in channels})
     table = Table("channel", "service", Column("state", overflow="fold"))
@@ -72,7 +72,7 @@ def list_kinds() -> None:
                 ", ".join(chosen or ("everywhere",)) if told else "no",
                 f"{minutes:g} min" if minutes else "–",
                 "told" if kind in rules.urgent else "kept",
-                _plain(event.title),
+                plain(event.title),
             )
     console.print(table)
     quiet = f"{rules.quiet_hours} ({rules.time_zone})" if rules.quiet_hours else "none"
@@ -90,7 +90,7 @@ def queue(clear: Annotated[bool, typer.Option("--clear", help="Give up what wait
 
     from btclab.settings import settings
 
-    console, outbox, zone = _console(), _outbox(), ZoneInfo(settings().notifications.time_zone)
+    console, outbox, zone = printing.console(), _outbox(), ZoneInfo(settings().notifications.time_zone)
     if clear:
         console.print(f"{outbox.clear() if outbox else 0:,} messages given up.")
         return
@@ -101,21 +101,10 @@ def queue(clear: Annotated[bool, typer.Option("--clear", help="Give up what wait
     table = Table("channel", "of", "kind", Column("message", overflow="fold"))
     for row in rows:
         told = f"{row.message.title}: {row.message.body}"
-        table.add_row(
-            row.channel, f"{datetime.fromtimestamp(row.at, zone):%d %b %H:%M}", row.message.kind, _plain(told)
-        )
+        table.add_row(row.channel, f"{datetime.fromtimestamp(row.at, zone):%d %b %H:%M}", row.message.kind, plain(told))
     console.print(table)
     for name in sorted({row.channel for row in rows}):
         console.print(f"{name}: {_state(name)}", highlight=False, soft_wrap=True)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:  # a pipe has no width: cut nothing
-        console.width = 240
-    return console
 
 
 def _how() -> str:
@@ -150,10 +139,4 @@ def _state(channel: str) -> str:
     if state is None or not state.failures:
         return "well" if state else "not used yet"
     tried = f"failed {state.failures}×: {state.why}; tried again in {max(0.0, state.due - time.time()):.0f} s"
-    return _plain(tried + (f"; {state.lost:,} messages given up" if state.lost else ""))
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+    return plain(tried + (f"; {state.lost:,} messages given up" if state.lost else ""))

@@ -46,6 +46,42 @@ def smooth(x, length, alpha):  # type: ignore[no-untyped-def]
 
 
 @_compiled
+def fading_mean(total, span, clock, half_life, blocks):  # type: ignore[no-untyped-def]
+    """Sum of `total` over that of `span`, each weighted by ½^(age / `half_life`) in `clock` (whole numbers, increasing).
+
+    Of the block of a half-life, rounded up, that the bar is in, and of the `blocks` before it; earlier values, which would
+    weigh ½^`blocks` of all at the most, count for nothing. Blocks lie on the clock and each is summed by itself, so that a
+    value is the same to the last bit whatever history lies before. Missing until the oldest block is there with the bar before
+    it; the first bar's own value, which would need one, is not used.
+    """
+    out = np.full(len(total), NAN)
+    if len(total) < 2 or half_life > clock[-1] - clock[0]:
+        return out
+    length = int(np.ceil(half_life))
+    weight = 0.5 ** (np.arange(length + 1) / half_life)
+    totals, spans = np.zeros(blocks), np.zeros(blocks)  # of the blocks before, oldest first, as of their ends
+    a, b, before, beside = 0.0, 0.0, 0.0, 0.0
+    for t in range(1, len(total)):
+        block, last = clock[t] // length, clock[t - 1] // length
+        if block == last:
+            fade = weight[clock[t] - clock[t - 1]]
+            a, b = a * fade + total[t], b * fade + span[t]
+        else:
+            fade = weight[(last + 1) * length - 1 - clock[t - 1]]
+            for empty in range(min(block - last, blocks + 1)):
+                totals[:-1], spans[:-1] = totals[1:].copy(), spans[1:].copy()
+                totals[-1], spans[-1] = (0.0, 0.0) if empty else (a * fade, b * fade)
+            before, beside = 0.0, 0.0
+            for i in range(blocks):
+                before, beside = before * weight[length] + totals[i], beside * weight[length] + spans[i]
+            a, b = total[t], span[t]
+        if block - blocks > clock[0] // length:
+            fade = weight[clock[t] - block * length + 1]
+            out[t] = (a + before * fade) / (b + beside * fade)
+    return out
+
+
+@_compiled
 def mean(x, length):  # type: ignore[no-untyped-def]
     """Mean of the last `length` values; missing where one of them is."""
     out = np.full(len(x), NAN)

@@ -16,7 +16,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 from tqdm import tqdm
 
 from btclab.errors import CandleError, DataUnavailable, NotListed, unknown
-from btclab.market.cache import cached
+from btclab.market.cache import Answer, cached
 from btclab.market.candles import COLUMNS, closed_bars, refuse_jumps, timeframe_delta, validate_candles
 from btclab.market.wire import TimedSession, rebased, root_cause, without_login
 from btclab.settings import settings
@@ -77,7 +77,7 @@ class ExchangeSource:
         self._base = urls.get(name, "")
         if self._base:
             client.urls["api"] = _rebased(client.urls["api"], self._base)
-        self._markets: dict[str, Any] = {}
+        self._markets: dict[str, Answer] = {}
 
     def fetch(
         self,
@@ -92,10 +92,13 @@ class ExchangeSource:
         """Closed bars from `start` up to but not including `end`, one frame a page, oldest page first.
 
         `backward`: newest page first, until the exchange has no older bars. The forming bar is left out by the clock.
-        The first page is given once the second agrees with it in price. Raises `DataUnavailable` naming the exchange
-        and its error; pages that came before the error have been given, unless it was a single one.
+        The first page is given once the second agrees with it in price. Raises `NotListed` for a market or timeframe that
+        the exchange has not, `DataUnavailable` naming the exchange and its error; pages that came before the error have
+        been given, unless it was a single one.
         """
-        step = timeframe_delta(timeframe)
+        step, known = timeframe_delta(timeframe), self._client.timeframes
+        if known and timeframe not in known:
+            raise NotListed(f"{self.name}: has no bars of {timeframe}, only of {', '.join(known)}: --timeframe 1h")
         size = self._page_size(symbol)
         first, last = start.ceil(step), min(end.ceil(step), pd.Timestamp.now("UTC").floor(step))
         pages = self._backward if backward else self._forward
@@ -126,6 +129,16 @@ class ExchangeSource:
 
         answer = cached(self.name, self._request(f"ticker {symbol}"), "ticker", ask)
         return {**answer.content, "stale": answer.stale}
+
+    def listing(self, symbol: str) -> dict[str, Any]:
+        """What the exchange's list says of one market, as ccxt has it: `precision`, `limits` and more.
+
+        `precisionMode` is how its precisions are counted (a constant of ccxt), `stale` '' or how old the list is. Raises
+        `NotListed`, and `DataUnavailable` if the exchange does not answer and no list of it is cached.
+        """
+        self._load_market(symbol)
+        known = self._markets[symbol]
+        return {**known.content, "precisionMode": self._client.precisionMode, "stale": known.stale}
 
     # Pages
 
@@ -260,8 +273,8 @@ class ExchangeSource:
                 raise NotListed(f"{self.name}: does not list {symbol}. Name another market: --symbol BTC/USD.")
             return json.loads(json.dumps(markets[symbol], default=str))
 
-        self._markets[symbol] = cached(self.name, self._request(f"market {symbol}"), "markets", ask).content
-        self._client.set_markets(list(self._markets.values()))
+        self._markets[symbol] = cached(self.name, self._request(f"market {symbol}"), "markets", ask)
+        self._client.set_markets([known.content for known in self._markets.values()])
 
     def _request(self, what: str) -> str:
         return f"{what} at {without_login(self._base)}" if self._base else what

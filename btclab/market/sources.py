@@ -16,6 +16,8 @@ from btclab.market.simulated import parse_simulated, simulate_candles
 from btclab.market.store import read_candles, resampled_from_store
 from btclab.settings import settings
 
+RECORDED = ("simulated", "file", "store")  # kinds of sources whose bars are there already
+
 # What may follow file:PATH? and how `importing.Options` calls it.
 FILE_OPTIONS = {
     "tz": "zone",
@@ -166,7 +168,8 @@ def _first_available(timeframe: str, start: object, end: object, symbol: str) ->
         errors.append(f"{name}: {fetched.short}")
     if unlisted == len(names):
         raise NotListed(
-            f"No exchange of the settings lists {symbol}: {', '.join(names)}. Name another: --symbol BTC/USDT"
+            f"No exchange of the settings lists {symbol} in bars of {timeframe}: {', '.join(names)}. "
+            "Name others: --symbol BTC/USDT --timeframe 1h"
         )
     for name in names:
         stored = read_candles(name, symbol, timeframe, start, end)

@@ -1,11 +1,14 @@
 """What a strategy wants at the close of the newest bar: history, features, forecasts and the strategy, kept in memory.
 
 Each bar adds a row to the tables; only that row is computed. It is the same functions, and so the same values, as over a
-whole history: a backtest of the recorded candles decides the same.
+whole history: a backtest of the recorded candles decides the same. An average without an end among the features agrees to ten
+digits only, for their table begins with its warm-up; but the row that is decided on is always computed by itself, so that a
+restart changes no digit.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -13,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from btclab.errors import TooFewBars
+from btclab.errors import InputError, TooFewBars
 from btclab.features.build import build_features
 from btclab.features.spec import resolve_spec
 from btclab.market.candles import COLUMNS, timeframe_of
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 WINDOW = 5_000  # bars that a strategy sees
 SLACK = 1_000  # more bars for features whose warm-up the window must not shorten, and for the network's context
+MOST_KEPT = 500_000  # bars for the sizing: 20 MB, and milliseconds to add one
 
 
 class Decider:
@@ -55,7 +59,8 @@ class Decider:
         warm = len(candles) > resolve_spec("default").warmup_at(timeframe_of(candles))
         may_read = bool(known.get("features", "features" in strategy.uses and warm))
         self._reads_features = "features" in strategy.needs or may_read
-        self.keep = bars_kept(strategy, checkpoint, timeframe_of(candles), window)
+        self.keep = bars_kept(strategy, checkpoint, timeframe_of(candles), window, self.sizing)
+        self._read = _bars_read(strategy, checkpoint, timeframe_of(candles), window)
         self._attrs = dict(candles.attrs) | {"timeframe": timeframe_of(candles)}
         self.candles = self._marked(candles.iloc[-self.keep :][COLUMNS])
         self._features: pd.DataFrame | None = None
@@ -95,7 +100,8 @@ class Decider:
         begins = candles.index[-1] if before is None else None  # a new account holds nothing, whatever the history held
         table = run_strategy(self.strategy, candles, features, forecasts, self.filters, before, begins)
         held = table.attrs["strategy"]["held"]
-        table = size_signals(table, candles, self.sizing, forecasts, self._sized)
+        sized = self._marked(self.candles.iloc[-(self.sizing.warmup_at(self._attrs["timeframe"]) + len(table)) :])
+        table = size_signals(table, sized, self.sizing, _aligned(forecasts, sized), self._sized)
         row = table.iloc[-1]
         exposure, confidence = float(row["exposure"]), float(row["confidence"])
         self._held = held
@@ -123,9 +129,10 @@ class Decider:
 
     def _tables(self) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]:
         """Candles, features and forecasts of the bars that the strategy sees."""
-        series = self._series()
-        forecasts = None if self.checkpoint is None else self._forecast(self.checkpoint, series)
-        features = self._feature_table(series) if self._reads_features else None
+        read = self._marked(self.candles.iloc[-self._read :])
+        series = self._series(read)
+        forecasts = None if self.checkpoint is None else self._forecast(self.checkpoint, read, series)
+        features = self._feature_table(read, series) if self._reads_features else None
         candles = self._marked(self.candles.iloc[-self.window :])
         return candles, _aligned(features, candles), _aligned(forecasts, candles)
 
@@ -138,31 +145,34 @@ class Decider:
         specs += [resolve_spec("default")] if self._reads_features else []
         return tuple(dict.fromkeys(name for one in specs for name in one.context))
 
-    def _series(self) -> pd.DataFrame | None:
+    def _series(self, candles: pd.DataFrame) -> pd.DataFrame | None:
         """Their stored values beside the bars."""
         if not self.series:
             return None
         from btclab.context.join import load_context
 
-        return load_context(self.candles, self.series)
+        return load_context(candles, self.series)
 
-    def _feature_table(self, series: pd.DataFrame | None) -> pd.DataFrame:
+    def _feature_table(self, candles: pd.DataFrame, series: pd.DataFrame | None) -> pd.DataFrame:
         missing = self._missing(self._features)
+        if missing > 1:
+            earlier = build_features(candles, series, last=missing).iloc[:-1]
+            self._features = _joined(self._features, earlier, self.window)
         if missing:
-            fresh = build_features(self.candles, series, last=missing)
-            self._features = _joined(self._features, fresh, self.window)
+            # The newest as a live bar has it, always: an average without an end depends on how many rows are asked for.
+            self._features = _joined(self._features, build_features(candles, series, last=1), self.window)
         assert self._features is not None
         return self._features
 
-    def _forecast(self, checkpoint: Checkpoint, series: pd.DataFrame | None) -> pd.DataFrame:
+    def _forecast(self, checkpoint: Checkpoint, candles: pd.DataFrame, series: pd.DataFrame | None) -> pd.DataFrame:
         from btclab.forecasting.forecaster import forecast, forecast_latest
 
         missing = self._missing(self._forecasts)
         if missing == 1 and self._forecasts is not None:
-            self._forecasts = _joined(self._forecasts, forecast_latest(checkpoint, self.candles, series), self.window)
+            self._forecasts = _joined(self._forecasts, forecast_latest(checkpoint, candles, series), self.window)
         elif missing:
-            latest = forecast_latest(checkpoint, self.candles, series)
-            whole = forecast(checkpoint, self.candles, series).reindex(columns=latest.columns)
+            latest = forecast_latest(checkpoint, candles, series)
+            whole = forecast(checkpoint, candles, series).reindex(columns=latest.columns)
             self._forecasts = _joined(whole.iloc[:-1], latest, self.window)  # the newest as a live bar has it, always
         assert self._forecasts is not None
         return self._forecasts
@@ -191,8 +201,30 @@ class Decider:
         return candles
 
 
-def bars_kept(strategy: Strategy, checkpoint: Checkpoint | None, timeframe: str, window: int = WINDOW) -> int:
-    """How many bars a `Decider` keeps: with these before the first decision it decides as over any longer history."""
+def bars_kept(
+    strategy: Strategy,
+    checkpoint: Checkpoint | None,
+    timeframe: str,
+    window: int = WINDOW,
+    sizing: Sizing | None = None,
+) -> int:
+    """How many bars a `Decider` keeps: with these before the first decision it decides as over any longer history.
+
+    `sizing` is by default that of the settings. Raises `InputError` if it looks back over more than `MOST_KEPT`.
+    """
+    sizing = Sizing.from_settings() if sizing is None else sizing
+    sized = sizing.warmup_at(timeframe)
+    if sized > MOST_KEPT:
+        raise InputError(
+            f"Sizing by volatility with half_life_days {sizing.half_life_days:g} looks back over {sized:,} bars of "
+            f"{timeframe}, and a trader keeps {MOST_KEPT:,} for it at most. Make it shorter (at most "
+            f"{math.floor(10 * sizing.half_life_days * MOST_KEPT / sized) / 10:g}), or trade a longer timeframe."
+        )
+    return max(_bars_read(strategy, checkpoint, timeframe, window), sized + window)
+
+
+def _bars_read(strategy: Strategy, checkpoint: Checkpoint | None, timeframe: str, window: int) -> int:
+    """How many bars forecasts and features need, so that those of the last `window` do not depend on where the history begins."""
     warmups = [checkpoint.spec.warmup_at(timeframe)] if checkpoint else []
     warmups += [resolve_spec("default").warmup_at(timeframe)] if "features" in (*strategy.uses, *strategy.needs) else []
     return max((bars + SLACK for bars in warmups), default=0) + window

@@ -36,14 +36,14 @@ class Event:
 # fmt: off
 EVENTS = {
     "start": Event("Paper trading started",
-                   "{strategy} on {symbol} {timeframe} · equity {equity:money} · holding {position:amount}"),
-    "stop": Event("Paper trading stopped", "{reason} · equity {equity:money} · holding {position:amount}", "warning"),
+                   "{strategy} on {symbol} {timeframe} · equity {equity:money} · {position:holding}"),
+    "stop": Event("Paper trading stopped", "{reason} · equity {equity:money} · {position:holding}", "warning"),
     "signal": Event("New signal: {side}", "exposure {before:share} → {exposure:share} · confidence {confidence:share}"
                     " · close {price:money} · {reasons}"),
     "order": Event("Order: {type}", "{side} {quantity:amount} · to an exposure of {exposure:share} · limit {limit:money}"
                    " · stop {stop:money} · {reason} · {order}"),
     "fill": Event("Filled: {side} {quantity:amount} at {price:money}", "{reason} · value {value:money} · fee {fee:money}"
-                  " · holding {position:amount} · equity {equity:money} · {order}", "success"),
+                  " · {position:holding} · equity {equity:money} · {order}", "success"),
     "triggered": Event("Triggered: {type}", "{side} {quantity:amount} at {price:money} · {order}", "warning"),
     "price_move": Event("{symbol} {change:change}", "{before:money} → {price:money} · bar of {timestamp:time}", "info", 5),
     "profit": Event("Profit and loss {change:change}", "{pnl:money} since the start · equity {equity:money}"
@@ -100,6 +100,10 @@ def _amount(filler: _Filler, value: Any) -> str:
     return f"{float(value):,.8f}".rstrip("0").rstrip(".") + f" {filler.base}"
 
 
+def _holding(filler: _Filler, value: Any) -> str:
+    return f"{'short' if round(float(value), 8) < 0 else 'holding'} {_amount(filler, abs(float(value)))}"
+
+
 def _time(filler: _Filler, value: Any) -> str:
     return f"{utc(value).tz_convert(filler.zone):%Y-%m-%d %H:%M %Z}"
 
@@ -107,6 +111,7 @@ def _time(filler: _Filler, value: Any) -> str:
 FORMS: dict[str, Callable[[_Filler, Any], str]] = {
     "": _text,
     "amount": _amount,  # of the base currency
+    "holding": _holding,  # a position, below 0 when sold short
     "money": lambda filler, value: f"{float(value):,.2f} {filler.quote}".rstrip(),  # of the quote currency
     "share": lambda _, value: f"{100 * float(value):.1f} %",  # of a fraction
     "change": lambda _, value: f"{100 * float(value):+.2f} %",  # of a fraction

@@ -15,6 +15,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
+from types import FrameType
 from typing import Any, Literal
 
 import pandas as pd
@@ -24,7 +26,7 @@ from btclab.market.candles import timeframe_delta
 from btclab.market.feed import BarClosed, Feed, Status
 from btclab.operations.decision import Decider
 from btclab.operations.telling import Teller
-from btclab.records import Bar, Fill, Order, OrderEvent
+from btclab.records import Bar, Fill, Movement, Order, OrderEvent
 from btclab.trading.broker import PaperBroker
 from btclab.trading.guard import Guard, average_true_range
 from btclab.trading.ledger import Ledger, Request, WrongLedger
@@ -32,7 +34,7 @@ from btclab.trading.orders import wrong
 from btclab.trading.risk import Holding, RiskRules, RiskState, check, reset
 
 REQUESTS = ("order", "cancel", "close", "resume")
-FIRST_WAIT_S, MOST_WAIT_S = 5.0, 600.0  # after the live feed has given up; doubled each time
+FIRST_WAIT_S, MOST_WAIT_S = 5.0, 600.0  # after no exchange answered, or the live feed gave up; doubled each time
 _log = logging.getLogger(__name__)
 
 
@@ -52,12 +54,13 @@ class Tape:
         events: list[OrderEvent],
         state: dict[str, Any],
         orders: Sequence[Order] = (),
+        movements: Sequence[Movement] = (),
     ) -> None:
         """Write the bar; what was added to it is then used up."""
         held = state["state"]["cash"], state["state"].get("position", 0.0)
         whole = [*events, *self.said]
         kept = {**state, "trader": self._memory()}
-        self.ledger.append(bar, fills, whole, kept, orders=orders, signal=self.signal, holds=held)
+        self.ledger.append(bar, fills, whole, kept, orders, self.signal, movements, held)
         self.written, self.said, self.signal = (list(orders), whole), [], None
 
     def knows(self, order_id: str) -> bool:
@@ -185,7 +188,7 @@ class PaperTrader:
     def _ignore(self, what: str, event: BarClosed, why: str) -> None:
         self.ignored[what] += 1
         _log.warning("%s: the bar %s is %s and was ignored: %s", self.source, event.timestamp, what, why)
-        if what not in ("repeated", "late"):
+        if what != "repeated":  # a feed may say twice what it said; that it says something else, the user should know
             self.teller.error(f"a bar of {self.source}", f"The bar {event.timestamp} is {what}: {why}", what)
 
     def _signal(self) -> dict[str, Any]:
@@ -228,8 +231,10 @@ class PaperTrader:
             order = Order(**{**body, "decided": bar.timestamp, "id": request.id})
             state = broker.state
             holding = Holding(state.cash, state.position, bar.close, state.target)
-            sound = wrong(order, broker.conditions.market) is None  # else the engine says what is wrong
-            allowed, refused = check(self.guard.state, order, self.guard.rules, holding) if sound else (order, [])
+            rules, short = self.guard.rules, broker.conditions.margin is not None
+            sound = wrong(order, broker.conditions.market, short) is None  # else the engine says what is wrong
+            checked = partial(check, self.guard.state, order, rules, holding, broker.open_orders, short)
+            allowed, refused = checked() if sound else (order, [])
             if allowed is None:
                 for rule, text in refused:
                     self._note(request, "refused", rule, text)
@@ -247,10 +252,14 @@ class PaperTrader:
                 "closed by hand", request.id
             )  # whose order answers it; if it is refused, with the rule
             if all(one.order != request.id for one in events):
-                self._note(request, "done", "close", "Every open order is cancelled; there was an order to sell all.")
+                self._note(
+                    request, "done", "close", "Every open order is cancelled; there was an order to close the position."
+                )
         elif request.kind == "resume":
             self.guard.state = reset(self.guard.state)
             self._note(request, "done", "resume", "Halts and pauses of the risk rules are lifted.")
+        elif request.kind == "refused":  # for the record: who asked for it saw that no account could place it
+            self._note(request, "refused", str(body["rule"]), str(body["text"]))
         else:
             self._note(request, "refused", "request", f"{request.kind!r} is none of {', '.join(REQUESTS)}.")
 
@@ -296,17 +305,25 @@ class Stop:
 
 
 @contextmanager
-def _ended_by_signals(stop: Stop) -> Iterator[None]:
-    """SIGINT and SIGTERM ask it to stop; outside of the main thread, who called says when."""
+def on_signals(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    """SIGINT and SIGTERM call `handler`; outside of the main thread, who called says when to end."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {one: signals.signal(one, stop.set) for one in (signals.SIGINT, signals.SIGTERM)}
+    before = {one: signals.signal(one, handler) for one in (signals.SIGINT, signals.SIGTERM)}
     try:
         yield
     finally:
-        for one, handler in before.items():
-            signals.signal(one, handler)
+        for one, own in before.items():
+            signals.signal(one, own)
+
+
+def waits() -> Iterator[float]:
+    """Seconds until each further try to reach an exchange that does not answer."""
+    wait = FIRST_WAIT_S
+    while True:
+        yield wait
+        wait = min(2 * wait, MOST_WAIT_S)
 
 
 def follow(
@@ -327,8 +344,8 @@ def follow(
 async def _follow(
     trader: PaperTrader, make_feed: Callable[[], Feed], most: int | None, progress: Progress | None, stop: Stop
 ) -> Ended:
-    left, wait = [math.inf if most is None else most], FIRST_WAIT_S
-    with _ended_by_signals(stop):
+    left, waiting = [math.inf if most is None else most], waits()
+    with on_signals(stop.set):
         while True:
             before = trader.broker.last_bar
             try:
@@ -339,12 +356,12 @@ async def _follow(
                 if not trader.live:
                     raise
                 if trader.broker.last_bar is not before:
-                    wait = FIRST_WAIT_S
+                    waiting = waits()
+                wait = next(waiting)
                 _log.error("%s: %s; asked again in %.0f s", trader.source, error, wait)
                 trader.teller.error(f"the feed {trader.source}", str(error))
             if await stop.within(wait):
                 return "interrupted"
-            wait = min(2 * wait, MOST_WAIT_S)
 
 
 async def _follow_one(

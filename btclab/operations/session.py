@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from btclab.errors import BtclabError, CheckpointError, DataUnavailable, InputError
+from btclab.errors import BtclabError, CheckpointError, DataUnavailable, InputError, NotListed
 from btclab.market.candles import timeframe_delta, utc
 from btclab.market.feed import Feed, ReplayFeed
-from btclab.market.sources import load_candles
+from btclab.market.rules import trading_rules
+from btclab.market.sources import RECORDED, load_candles
 from btclab.operations.decision import Decider, bars_kept
 from btclab.operations.notify import Notifier
-from btclab.operations.paper import Ended, PaperTrader, Progress, Stop, follow
+from btclab.operations.paper import Ended, PaperTrader, Progress, Stop, follow, on_signals, waits
 from btclab.operations.telling import Teller
-from btclab.records import Bar, Costs, Market
+from btclab.records import Bar, Costs, Margin, Market
 from btclab.settings import settings
 from btclab.trading.broker import PaperBroker
-from btclab.trading.ledger import LedgerBusy, WrongLedger
+from btclab.trading.ledger import WrongLedger
 from btclab.trading.ledger.database import Database, address
 from btclab.trading.risk import RiskRules
 from btclab.trading.strategies import Strategy, strategy
@@ -33,9 +37,9 @@ from btclab.trading.strategies import Strategy, strategy
 if TYPE_CHECKING:
     from btclab.forecasting.checkpoints import Checkpoint
 
+Asked = TypeVar("Asked")
 _log = logging.getLogger(__name__)
 CONTEXT_S = 3_600.0  # between two looks for new context; most series are daily
-RECORDED = ("simulated", "file", "store")
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Choice:
 
     `source` as of `load_candles`: an exchange is followed live, what is recorded is replayed at `speed` bars a second, from
     `start` on (default: the first bar with enough history that no network was trained on) and for `bars` bars at the most.
+    `patience_s` is how long a live start waits for an exchange to answer.
     """
 
     source: str | None = None
@@ -57,6 +62,7 @@ class Choice:
     start: str | None = None
     speed: float = math.inf
     notify: bool | None = None  # None: of live bars only
+    patience_s: float = math.inf
 
     @property
     def live(self) -> bool:
@@ -117,8 +123,10 @@ def _keep_context(names: tuple[str, ...], ended: threading.Event) -> None:
 def opened(choice: Choice) -> Iterator[Session]:
     """All that `choice` names, ready to run; the ledger is locked until the block ends.
 
-    Raises `InputError` for what does not exist or does not fit together, `DataUnavailable` naming each source, `LedgerBusy`
-    where another process trades, and as `Ledger.open` does.
+    It trades at the costs, latency and margin of the settings and by the exchange's rules for orders. Where no exchange answers
+    it waits for one, as a running trader does. Raises `InputError` and `NotListed` for what does not exist or does not fit
+    together, `DataUnavailable` naming each source when `patience_s` is over, `LedgerBusy` where another process trades,
+    `KeyboardInterrupt` if a signal ends the waiting, and as `Ledger.open` does.
     """
     own = settings()
     if choice.bars is not None and choice.bars < 1:
@@ -128,28 +136,37 @@ def opened(choice: Choice) -> Iterator[Session]:
     address(choice.url)  # a wrong one is said before anything is fetched
     chosen = strategy(choice.strategy or own.strategy.name, **choice.parameters)
     checkpoint, notes = _checkpoint(choice, chosen)
-    candles, source = _candles(choice, bars_kept(chosen, checkpoint, choice.timeframe))
-    checkpoint, notes = _fitting(checkpoint, notes, choice, chosen, candles)
-    first = _first(choice, chosen, checkpoint, candles, None)
-    decider = Decider(chosen, candles.iloc[:first], checkpoint)
-    _check(decider)
-    symbol = str(candles.attrs.get("symbol") or choice.symbol or own.market.symbol)
-    if choice.symbol not in (None, symbol):
-        raise InputError(f"{source} is {symbol}, not {choice.symbol}.")
-    costs = Costs(own.trading.fee_bps, own.trading.slippage_bps)
-    broker = PaperBroker.open(choice.url, None, costs, Market(symbol), choice.timeframe)
-    ledger: Any = broker.ledger
-    notifier = None
-    try:
+    with ExitStack() as held:
+        notifier = Notifier.from_settings() if (choice.live if choice.notify is None else choice.notify) else None
+        if notifier is not None:
+            held.callback(notifier.close)
+        kept = bars_kept(chosen, checkpoint, choice.timeframe)
+        candles, source = _waited(choice, notifier, lambda: _candles(choice, kept))
+        checkpoint, notes = _fitting(checkpoint, notes, choice, chosen, candles)
+        first = _first(choice, chosen, checkpoint, candles, None)
+        decider = Decider(chosen, candles.iloc[:first], checkpoint)
+        _check(decider)
+        symbol = str(candles.attrs.get("symbol") or choice.symbol or own.market.symbol)
+        if choice.symbol not in (None, symbol):
+            raise InputError(f"{source} is {symbol}, not {choice.symbol}.")
+        latency, margin = own.trading.latency_bars, Margin.from_settings()
+        broker = PaperBroker.open(
+            choice.url, None, Costs.from_settings(), Market(symbol), choice.timeframe, latency=latency, margin=margin
+        )
+        ledger: Any = broker.ledger
+        held.callback(ledger.close)
+        state = ledger.state()[1]
+        market, said = _rules(source, symbol, state.get("market", {}))
+        broker.conditions = replace(broker.conditions, market=market)
         last = broker.last_bar
         if last is not None:
             if choice.live and last.timestamp < candles.index[0].as_unit("ns").value:  # it was away for longer
                 earlier = pd.Timestamp(last.timestamp, tz="UTC") - len(candles) * timeframe_delta(choice.timeframe)
-                candles = load_candles(source, choice.timeframe, start=earlier, symbol=choice.symbol)
+                again = partial(load_candles, source, choice.timeframe, start=earlier, symbol=choice.symbol)
+                candles = _waited(choice, notifier, again)
             first = _first(choice, chosen, checkpoint, candles, last)
-            kept = ledger.state()[1].get("trader", {}).get("decider")
-            decider = Decider(chosen, candles.iloc[:first], checkpoint, memory=kept)
-        notifier = Notifier.from_settings() if (choice.live if choice.notify is None else choice.notify) else None
+            memory = state.get("trader", {}).get("decider")
+            decider = Decider(chosen, candles.iloc[:first], checkpoint, memory=memory)
         simulated = bool(candles.attrs.get("simulated"))
         teller = Teller(notifier, own.notifications, symbol, choice.timeframe, simulated)
         trader = PaperTrader(broker, decider, RiskRules.from_settings(), teller, source, choice.live)
@@ -159,11 +176,44 @@ def opened(choice: Choice) -> Iterator[Session]:
         else:
             rest = candles.iloc[first : None if choice.bars is None else first + choice.bars]
             make_feed, count = lambda: ReplayFeed(rest, choice.speed), len(rest)
-        yield Session(trader, make_feed, choice, count, tuple(notes))
-    finally:
-        ledger.close()
-        if notifier is not None:
-            notifier.close()
+        yield Session(trader, make_feed, choice, count, (*notes, *said))
+
+
+def _waited(choice: Choice, notifier: Notifier | None, ask: Callable[[], Asked]) -> Asked:
+    """What `ask` gives; while no exchange answers a live start, it is asked again and again, and that is said and told."""
+    until, waiting, said = time.monotonic() + choice.patience_s, waits(), ""
+    with on_signals(signal.default_int_handler):  # SIGTERM, too, ends it at once
+        while True:
+            try:
+                return ask()
+            except NotListed:
+                raise
+            except DataUnavailable as error:
+                wait = next(waiting)
+                if not choice.live or time.monotonic() + wait > until:
+                    raise
+                news = "" if str(error) == said else f" {error}\nSee what answers: btclab doctor"
+                _log.error("Trading begins once an exchange answers; asked again in %.0f s.%s", wait, news)
+                said = str(error)
+                if notifier is not None:
+                    notifier.send("error", f"start:{said}", where="the start of paper trading", error=said)
+            time.sleep(wait)
+
+
+def _rules(source: str, symbol: str, kept: Mapping[str, Any]) -> tuple[Market, list[str]]:
+    """The exchange's rules for orders; if they cannot be had, those `kept` by the ledger, or none, and a note that says so."""
+    try:
+        return trading_rules(source, symbol), []
+    except DataUnavailable as error:
+        market = Market(**kept) if kept else Market(symbol)
+        by = (
+            "without a step, a minimum or a tick"
+            if market == Market(symbol)
+            else "by those that the ledger was written by"
+        )
+        said = f"The exchange's rules for orders are not known; it trades {by}. {error}"
+        _log.warning(said)
+        return market, [said]
 
 
 def _candles(choice: Choice, kept: int) -> tuple[pd.DataFrame, str]:
@@ -174,18 +224,21 @@ def _candles(choice: Choice, kept: int) -> tuple[pd.DataFrame, str]:
     # Beside those that are kept the one that is decided on, and a day for what an exchange lacks.
     step = timeframe_delta(choice.timeframe)
     start = pd.Timestamp.now("UTC").floor(step) - (kept + 2) * step - pd.Timedelta(days=1)
-    errors = []
-    for name in [choice.source] if choice.source else settings().market.exchanges:
-        if name == "coingecko":
-            errors.append("coingecko: has daily bars only, and no feed")
-            continue
+    names = [choice.source] if choice.source else [one for one in settings().market.exchanges if one != "coingecko"]
+    if names in ([], ["coingecko"]):
+        raise InputError("coingecko has daily bars only, and no feed; name an exchange: --source binance")
+    errors: list[DataUnavailable] = []
+    for name in names:
         try:
             return load_candles(name, choice.timeframe, start=start, symbol=choice.symbol), name
         except DataUnavailable as error:
             if choice.source:
                 raise
-            errors.append(str(error))
-    raise DataUnavailable("No exchange could be reached.\n" + "\n".join(f"  · {error}" for error in errors))
+            errors.append(error)
+    said = "\n".join(f"  · {error}" for error in errors)
+    if all(isinstance(error, NotListed) for error in errors):
+        raise NotListed(f"No exchange of the settings has what is to be traded.\n{said}")
+    raise DataUnavailable(f"No exchange could be reached.\n{said}")
 
 
 def _checkpoint(choice: Choice, chosen: Strategy) -> tuple[Checkpoint | None, list[str]]:
@@ -294,15 +347,13 @@ def _tell_age(teller: Teller, checkpoint: Checkpoint | None) -> None:
 def running(url: str) -> int | None:
     """The id of the process that trades on the ledger at `url`; 0 if it is not known which, None if there is none."""
     _, path = address(url)
-    if path is None:  # PostgreSQL: to ask is to try
-        probe = Database(url, writes=True)
+    if path is None:  # PostgreSQL: it may be a process of another machine
+        asked = Database(url, writes=False)
         try:
-            probe.connect()
-        except LedgerBusy:
-            return 0
+            asked.connect()
+            return None if asked.writer() is None else 0
         finally:
-            probe.close()
-        return None
+            asked.close()
     noted = Path(f"{path}.pid")
     try:
         process = int(noted.read_text(encoding="utf-8"))

@@ -15,6 +15,8 @@ from btclab.settings import NotificationSettings
 from btclab.trading.broker import PaperBroker
 from btclab.trading.risk import PROTECTIVE
 
+ROUNDING = 1e-12  # of a fill: what the engine's sums may leave of a position that was closed
+
 
 class Sends(Protocol):
     """What a `Notifier` can do."""
@@ -88,21 +90,30 @@ class Teller:
             told |= {"side": signal["side"], "price": bar.close, "reasons": signal["reasons"]["text"]}
             self._send("signal", str(bar.timestamp), **told)
         for order in orders:
-            wanted = {"type": order.kind, "side": order.side, "quantity": order.quantity, "exposure": order.exposure}
+            if order.kind == "margin_call":  # its fill is told, and nobody placed it
+                continue
+            wanted = {
+                "type": _words(order.kind),
+                "side": order.side,
+                "quantity": order.quantity,
+                "exposure": order.exposure,
+            }
             prices = {"limit": order.limit, "stop": order.stop, "reason": order.reason, "order": order.id}
             self._send("order", order.id, **wanted, **prices)
+        after = broker.account.position - sum(_signed(fill) for fill in fills)
         for number, fill in enumerate(fills):
+            held, after = after, after + _signed(fill)
             key, traded = f"{fill.order}:{bar.timestamp}:{number}", {"side": fill.side, "quantity": fill.quantity}
             traded |= {"price": fill.price, "order": fill.order}
-            if fill.reason in PROTECTIVE:
-                self._send("triggered", key, type=fill.reason, **traded)
+            if fill.reason in (*PROTECTIVE, "margin_call"):
+                self._send("triggered", key, type=_words(fill.reason), **traded)
             self._send(
                 "fill",
                 key,
-                reason=fill.reason,
+                reason=", ".join(filter(None, (_words(fill.reason), _effect(held, after, fill.quantity)))),
                 value=fill.quantity * fill.price,
                 fee=fill.fee,
-                position=broker.account.position,
+                position=after,
                 equity=broker.equity,
                 **traded,
             )
@@ -114,3 +125,27 @@ class Teller:
         if self._watch is not None:
             for kind, key, figures in self._watch.step(bar.timestamp, bar.close, broker.equity):
                 self._send(kind, key, **figures)
+
+
+def _words(kind: str) -> str:
+    return kind.replace("_", " ")
+
+
+def _signed(fill: Fill) -> float:
+    return fill.quantity if fill.side == "buy" else -fill.quantity
+
+
+def _effect(before: float, after: float, quantity: float) -> str:
+    """What a fill did to what is sold short, in words; nothing, if nothing was or is."""
+    dust = ROUNDING * quantity
+    if min(before, after) >= -dust:
+        return ""
+    if before > dust:
+        return "from long to short"
+    if after > dust:
+        return "from short to long"
+    if after < before:
+        return "sold short"
+    return (
+        "all that was sold short is bought back" if after >= -dust else "a part of what was sold short is bought back"
+    )

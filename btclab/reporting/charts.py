@@ -139,8 +139,13 @@ def equity(results: dict[str, Result], attrs: dict[Any, Any]) -> go.Figure:
     )
     figure.update_yaxes(title_text=_quote(attrs), row=1, col=1)
     figure.update_yaxes(title_text="drawdown (%)", row=2, col=1)
-    figure.update_yaxes(title_text="in BTC (%)", range=[0, 105], row=3, col=1)
+    figure.update_yaxes(title_text="in BTC (%)", range=_span(share), row=3, col=1)
     return _finish(figure, f"Equity, drawdown and exposure, {where} and after costs", attrs, 620)
+
+
+def _span(share: pd.Series) -> list[float]:
+    """The axis of an exposure (%): the whole of it to each side that it was on."""
+    return [min(-105.0 if (share < 0).any() else 0.0, 1.05 * share.min()), max(105.0, 1.05 * share.max())]
 
 
 def cost_sensitivity(table: pd.DataFrame, attrs: dict[Any, Any]) -> go.Figure:

@@ -17,13 +17,16 @@ from btclab.analysis.backtest import Result
 from btclab.analysis.portfolio import INTEREST, OPEN, Statement
 from btclab.market.candles import timeframe_delta
 from btclab.reporting import tables
-from btclab.reporting.charts import BLUE, GREEN, GREY, ORANGE, RED, _finish, _quote
+from btclab.reporting.charts import BLUE, GREEN, GREY, ORANGE, RED, _finish, _quote, _span
 
 MONTHS = list(calendar.month_abbr)[1:]
 MOST_POINTS = 4_000  # bars of a curve; more cannot be told apart on a screen
 _COLOURS = [[0.0, RED], [0.5, "#ffffff"], [1.0, GREEN]]
 _NAMES = {"target": "signal", "take_profit": "take-profit", "stop_limit": "stop-limit"}
+_NAMES |= {"long": "bought", "short": "sold short"}
 _EXITS = {"target": BLUE, "stop": RED, "take_profit": GREEN, "trailing_stop": ORANGE, "stop_limit": "#8c2f5c"}
+_PARTS = {"exit": "why lots were closed", "category": "what spoke for opening them", "side": "side of the market"}
+_EXITS |= {"margin_call": "#111111"}
 
 
 def _base(attrs: dict[Any, Any]) -> str:
@@ -127,12 +130,12 @@ def equity(statement: Statement, held: Result | None = None) -> go.Figure:
             row=1,
             col=1,
         )
-    share = {"color": ORANGE, "width": 1, "shape": "hv"}
+    share = (100 * curve["exposure"]).round(2)
     figure.add_scatter(
         x=curve.index,
-        y=(100 * curve["exposure"]).round(2),
+        y=share,
         name="exposure",
-        line=share,
+        line={"color": ORANGE, "width": 1, "shape": "hv"},
         fill="tozeroy",
         showlegend=False,
         row=3,
@@ -140,7 +143,7 @@ def equity(statement: Statement, held: Result | None = None) -> go.Figure:
     )
     figure.update_yaxes(title_text=_quote(statement.attrs), row=1, col=1)
     figure.update_yaxes(title_text="drawdown (%)", row=2, col=1)
-    figure.update_yaxes(title_text="in BTC (%)", range=[0, 105], row=3, col=1)
+    figure.update_yaxes(title_text="in BTC (%)", range=_span(share), row=3, col=1)
     where = "IN SAMPLE, " if statement.in_sample else ""
     figure.update_layout(legend_traceorder="reversed")
     return _finish(figure, f"Equity, drawdown and exposure, {where}after costs", statement.attrs, 620)
@@ -258,12 +261,14 @@ def adds_up(statement: Statement) -> Markdown:
 
 
 def exposure(statement: Statement) -> Markdown:
-    """For how much of the time, and with how much, the account was in the market."""
-    share, m = statement.exposure, statement.figures
+    """For how much of the time, on which side, and with how much, the account was in the market."""
+    share, m, base = 100 * statement.exposure, statement.figures, _base(statement.attrs)
+    words, last = f"It held {base} in **{100 * (share > 0).mean():.0f} %** of the bars", share.iloc[-1]
+    if (share < 0).any():
+        words += f" and had sold it short in **{100 * (share < 0).mean():.0f} %**"
     return Markdown(
-        f"It held {_base(statement.attrs)} in **{m['time_in_market']:.0f} %** of the bars, on average {100 * share.mean():.0f} % "
-        f"of equity, and turned its equity over {m['turnover']:,.1f} times a year; at the closing {100 * share.iloc[-1]:.0f} % "
-        "are in the market."
+        f"{words}, on average {share.abs().mean():.0f} % of equity, and turned its equity over {m['turnover']:,.1f} times a "
+        f"year; at the closing {abs(last):.0f} % are {'sold short' if last < 0 else 'in the market'}."
     )
 
 
@@ -271,21 +276,22 @@ def exposure(statement: Statement) -> Markdown:
 
 
 def lots(statement: Statement) -> HTML:
-    """The open lots: when and at what price they were bought, and what they have earned, before and after that fee."""
+    """The open lots: when and at what price they were opened, and what they have earned, before and after that fee."""
     held = statement.lots
     if held.empty:
         return HTML("<p>No lot is open: the account is in cash.</p>")
     return tables.table(
         pd.DataFrame(
             {
-                "bought (UTC)": held["entry"].map("{:%Y-%m-%d %H:%M}".format),
+                "opened (UTC)": held["entry"].map("{:%Y-%m-%d %H:%M}".format),
+                "side": held["side"],
                 "age (days)": held["age_days"].map("{:,.1f}".format),
                 _base(statement.attrs): held["quantity"].map("{:.6f}".format),
                 "price": held["price"].map("{:,.2f}".format),
                 "cost": held["cost"].map("{:,.2f}".format),
                 "value": held["value"].map("{:,.2f}".format),
                 "unrealised": held["unrealised"].map(_money),
-                "unrealised (%)": (100 * held["unrealised"] / held["cost"]).map("{:+.2f}".format),
+                "unrealised (%)": (100 * held["unrealised"] / held["cost"].abs()).map("{:+.2f}".format),
                 "fee": held["fees"].map("{:,.2f}".format),
             }
         )
@@ -293,7 +299,7 @@ def lots(statement: Statement) -> HTML:
 
 
 def trades(statement: Statement) -> go.Figure | HTML:
-    """Each closed lot when it was closed: its return after fees (%), by why it was closed."""
+    """Each closed lot when it was closed: its return after fees (%), by why it was closed; a triangle was sold short."""
     closed = statement.trades
     if closed.empty:
         return HTML("<p>No lot was closed, so there is no trade to show.</p>")
@@ -306,17 +312,19 @@ def trades(statement: Statement) -> go.Figure | HTML:
             mode="markers",
             name=_named(str(reason)),
             marker={
-                "size": 8,
+                "size": np.where(rows["side"] == "short", 11, 8),
+                "symbol": np.where(rows["side"] == "short", "triangle-down", "circle"),
                 "color": _EXITS.get(str(reason), GREY),
                 "opacity": 0.8,
                 "line": {"width": 1, "color": "white"},
             },
-            customdata=np.stack([rows["pnl"].round(2), rows["bars_open"]], axis=-1),
-            hovertemplate="%{y:+.2f} % · %{customdata[0]:+,.2f} · %{customdata[1]:,} bars",
+            customdata=rows[["pnl", "bars_open", "side"]].round({"pnl": 2}).to_numpy(),
+            hovertemplate="%{customdata[2]} · %{y:+.2f} % · %{customdata[0]:+,.2f} · %{customdata[1]:,} bars",
         )
     figure.add_hline(y=0, line_color=GREY, line_width=1)
     figure.update_yaxes(title_text="return after fees (%)")
-    return _finish(figure, "Closed lots, by why they were closed", statement.attrs, 340).update_layout(
+    shorts = "; triangles were sold short" if (closed["side"] == "short").any() else ""
+    return _finish(figure, f"Closed lots, by why they were closed{shorts}", statement.attrs, 340).update_layout(
         hovermode="closest"
     )
 
@@ -357,14 +365,16 @@ def refusals(events: pd.DataFrame) -> HTML:
 
 
 def fees(statement: Statement) -> Markdown:
-    """What fees took, beside what the account would have earned without them."""
-    t, quote = statement.totals, _quote(statement.attrs)
+    """What fees and interest took, beside what the account would have earned without them."""
+    t, quote, interest = statement.totals, _quote(statement.attrs), -statement.totals["interest"]
     if not t["fees"]:
         return Markdown("No fee was paid.")
-    traded, gross = statement.fills["value"].sum(), t["profit"] + t["fees"]
-    words = (
-        f"Fees took **{t['fees']:,.2f} {quote}**, {1e4 * t['fees'] / traded:.1f} bps of the {traded:,.0f} traded: before them "
-        f"the account earned {_money(gross)}, after them {_money(t['profit'])}"
+    traded, gross = statement.fills["value"].sum(), t["profit"] + t["fees"] + interest
+    words = f"Fees took **{t['fees']:,.2f} {quote}**, {1e4 * t['fees'] / traded:.1f} bps of the {traded:,.0f} traded"
+    if interest:
+        words += f", and interest **{interest:,.2f} {quote}**"
+    words += (
+        f": before {'them' if not interest else 'both'} the account earned {_money(gross)}, after {_money(t['profit'])}"
     )
     if gross > 0 > t["profit"]:
         words += "; they made a loss of a profit"
@@ -387,7 +397,7 @@ def fee_table(statement: Statement) -> HTML:
 
 
 def attribution(statement: Statement, by: str = "exit") -> go.Figure | HTML:
-    """Profit after fees, by why lots were closed ("exit") or by the category that spoke for their purchase ("category")."""
+    """Profit after fees, by why lots were closed ("exit"), by what spoke for opening them ("category"), or by "side"."""
     rows = _parts(statement, by).iloc[::-1]  # Plotly draws from below
     if rows.empty:
         return HTML("<p>Nothing was traded, so there is nothing to attribute.</p>")
@@ -415,8 +425,7 @@ def attribution(statement: Statement, by: str = "exit") -> go.Figure | HTML:
     figure.add_vline(x=0, line_color=GREY, line_width=1)
     figure.update_xaxes(title_text=f"profit after fees ({_quote(statement.attrs)})")
     figure.update_yaxes(showgrid=False, automargin=True)
-    title = "why lots were closed" if by == "exit" else "what spoke for buying them"
-    figure = _finish(figure, f"Profit by {title}", statement.attrs, 190 + 44 * len(rows))
+    figure = _finish(figure, f"Profit by {_PARTS[by]}", statement.attrs, 190 + 44 * len(rows))
     return figure.update_layout(hovermode="closest", showlegend=False, margin_b=64)
 
 
@@ -434,7 +443,7 @@ def attributed(statement: Statement, by: str = "exit") -> Markdown:
 
 
 def _parts(statement: Statement, by: str) -> pd.DataFrame:
-    return statement.by_exit() if by == "exit" else statement.by_category()
+    return {"exit": statement.by_exit, "category": statement.by_category, "side": statement.by_side}[by]()
 
 
 # Whose statement it is

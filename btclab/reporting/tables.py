@@ -87,13 +87,15 @@ def feature_list(spec: FeatureSpec, timeframe: str) -> pd.DataFrame:
 
 
 def metrics_table(results: dict[str, Result]) -> pd.DataFrame:
-    """The metrics of several results side by side, with units."""
+    """The metrics of several results side by side, with units; interest only where some was paid."""
     rows = []
     for name, unit in UNITS.items():
         found = {
             label: result.metrics.get(name, result.metrics.get(f"in_sample_{name}"))
             for label, result in results.items()
         }
+        if name == "interest" and not any(found.values()):
+            continue
         in_sample = any(f"in_sample_{name}" in result.metrics for result in results.values())
         rows.append(
             {"metric": ("in sample: " if in_sample else "") + name.replace("_", " ")}
@@ -112,7 +114,7 @@ def _number(value: Any) -> str:
 def trade_list(result: Result, most: int = 12) -> pd.DataFrame:
     """The newest `most` closed trades, newest first; profit in quote currency, fees included."""
     trades = result.trades.iloc[::-1].head(most)
-    return pd.DataFrame(
+    rows = pd.DataFrame(
         {
             "entry (UTC)": trades["entry"].map("{:%Y-%m-%d %H:%M}".format),
             "exit (UTC)": trades["exit"].map("{:%Y-%m-%d %H:%M}".format),
@@ -124,6 +126,9 @@ def trade_list(result: Result, most: int = 12) -> pd.DataFrame:
             "bars held": trades["bars_open"],
         }
     )
+    if (trades["side"] == "short").any():
+        rows.insert(2, "side", trades["side"])
+    return rows
 
 
 def latest_bar(candles: pd.DataFrame) -> pd.DataFrame:
@@ -168,6 +173,7 @@ def account(broker: PaperBroker, symbol: str) -> pd.DataFrame:
         ("position", f"{now['position']:.6f}", base),
         ("profit after fees", f"{now['profit']:+,.2f}", quote),
         ("fees paid", f"{now['fees']:,.2f}", quote),
+        *([("interest paid", f"{now['interest']:,.2f}", quote)] if now["interest"] else []),
         ("fills", f"{now['fills']:,}", "executions"),
     ]
     return pd.DataFrame(rows, columns=["paper account", "value", "unit"])

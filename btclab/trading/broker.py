@@ -10,15 +10,17 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from btclab.errors import InputError
-from btclab.records import Bar, Costs, Fill, Market, Order, OrderEvent
+from btclab.records import Bar, Costs, Fill, Margin, Market, Movement, Order, OrderEvent
 from btclab.settings import settings
 from btclab.trading import engine, lots
 from btclab.trading.engine import Account, Conditions, State
+from btclab.trading.orders import exposure_range
 
 MEMORY = "memory://"
-OWN_IDS = re.compile(r"(target|close)-\d+")  # of target orders, and of those that sell all
+OWN_IDS = re.compile(r"(target|close|margin-call)-\d+")  # of target orders, and of those that close all
 
 
 class LedgerLike(Protocol):
@@ -31,6 +33,7 @@ class LedgerLike(Protocol):
         events: list[OrderEvent],
         state: dict[str, Any],
         orders: Sequence[Order] = (),
+        movements: Sequence[Movement] = (),
     ) -> None:
         """What happened in `bar` and since the one before: `orders` entered the book; `state` as of `PaperBroker.to_dict`."""
 
@@ -46,6 +49,8 @@ class MemoryLedger:
         self.fills: list[Fill] = []
         self.events: list[OrderEvent] = []
         self.orders: dict[str, Order] = {}
+        self.movements: list[Movement] = []
+        self.moved: list[int] = []  # the bar of each movement, ns
 
     def append(
         self,
@@ -54,8 +59,11 @@ class MemoryLedger:
         events: list[OrderEvent],
         state: dict[str, Any],
         orders: Sequence[Order] = (),
+        movements: Sequence[Movement] = (),
     ) -> None:
         """Add what happened; nothing is ever changed or removed."""
+        self.movements.extend(movements)
+        self.moved.extend([bar.timestamp] * len(movements))
         self.fills.extend(fills)
         self.events.extend(events)
         self.orders.update((order.id, order) for order in orders)
@@ -70,9 +78,9 @@ class MemoryLedger:
         return sum(fill.fee for fill in self.fills)
 
     def check(self, account: Account, price: float) -> None:
-        """Raise `LedgerError` unless cash + position × price = start + gross P&L − fees."""
-        arrays = lots.fill_arrays(self.fills)
-        lots.check_identity(account.equity(price), price, self.initial_cash, arrays, self._lots(arrays))
+        """Raise `LedgerError` unless cash + position × price = start + gross P&L − fees − interest."""
+        arrays, interest = lots.fill_arrays(self.fills), -sum(one.amount for one in self.movements)
+        lots.check_identity(account.equity(price), price, self.initial_cash, arrays, self._lots(arrays), interest)
 
     def fill_table(self) -> pd.DataFrame:
         """One row per fill, as of `lots.fill_table`."""
@@ -89,7 +97,7 @@ class MemoryLedger:
 
 
 class PaperBroker:
-    """One paper account in one market, spot and long only.
+    """One paper account in one market, spot and long only; with `margin` it may also sell short.
 
     `process` takes each closed bar once, in order, with the exposure wanted at its close; `submit`, `cancel`, `replace` and
     `close` take orders as decided at the last close. What is refused is recorded with its rule and changes nothing else.
@@ -105,10 +113,11 @@ class PaperBroker:
         market: Market | None = None,
         latency: int = 0,
         ledger: Any = None,
+        margin: Margin | None = None,
     ) -> None:
         check_account(initial_cash, rebalance_band)
         self.initial_cash = float(initial_cash)
-        self.conditions = Conditions(costs, market or Market(), latency)
+        self.conditions = Conditions(costs, market or Market(), latency, margin)
         self.band = rebalance_band
         self.state = State(self.initial_cash)
         self.ledger = MemoryLedger(self.initial_cash) if ledger is None else ledger
@@ -124,18 +133,23 @@ class PaperBroker:
         market: Market | None = None,
         timeframe: str | None = None,
         rebalance_band: float | None = None,
+        latency: int | None = None,
+        margin: Margin | None = None,
     ) -> PaperBroker:
         """A broker whose ledger lies at `url`: "memory://", gone with the process, or e.g. "sqlite:///data/ledger.db".
 
-        A ledger that exists is gone on with, at the bar and with the open orders where it stands; its account keeps its start,
-        and `costs`, if given, are those from now on. Raises as `Ledger.open` does, e.g. `LedgerBusy` where another process
-        trades on it. Close it (`broker.ledger.close()`) to let another one write.
+        What is not given is as in the section `[trading]` of the settings. A ledger that exists is gone on with, at the bar and
+        with the open orders where it stands; its account keeps its start, and whether it may sell short, `costs`, `market`,
+        `latency` and `rebalance_band`, if given, are those from now on. Raises as `Ledger.open` does, e.g. `LedgerBusy` where
+        another process trades on it, and `InputError` if it has sold short and no longer may. Close it
+        (`broker.ledger.close()`) to let another one write.
         """
         own = settings().trading
-        wanted = costs or Costs(own.fee_bps, own.slippage_bps)
+        wanted, margin = costs or Costs.from_settings(), margin or Margin.from_settings()
         cash = own.initial_cash if initial_cash is None else initial_cash
+        bars = own.latency_bars if latency is None else latency
         if url == MEMORY:
-            return cls(cash, wanted, rebalance_band, market)
+            return cls(cash, wanted, rebalance_band, market, bars, margin=margin)
         from btclab.trading.ledger import Ledger  # SQLAlchemy, which memory does without
 
         check_account(cash, rebalance_band)
@@ -143,13 +157,19 @@ class PaperBroker:
         try:
             _, held = ledger.state()
             if not held:
-                return cls(float(ledger.initial_cash), wanted, rebalance_band, market, ledger=ledger)
+                return cls(float(ledger.initial_cash), wanted, rebalance_band, market, bars, ledger, margin)
             broker = cls.from_dict(held, ledger)
+            if broker.account.position < 0 and margin is None:
+                raise InputError(
+                    f"The account has sold {-broker.account.position:.8f} BTC short. Set allow_short = true in [trading] until "
+                    "that is bought back: btclab paper close."
+                )
         except BaseException:
             ledger.close()
             raise
-        broker.conditions = dataclasses.replace(
-            broker.conditions, costs=costs or broker.costs, market=market or broker.conditions.market
+        before = broker.conditions
+        broker.conditions = Conditions(
+            costs or before.costs, market or before.market, before.latency if latency is None else latency, margin
         )
         broker.band = broker.band if rebalance_band is None else rebalance_band
         return broker
@@ -162,6 +182,7 @@ class PaperBroker:
             "costs": dataclasses.asdict(costs),
             "market": dataclasses.asdict(market),
             "latency": self.conditions.latency,
+            "margin": None if (margin := self.conditions.margin) is None else dataclasses.asdict(margin),
             "rebalance_band": self.band,
             "state": self.state.to_dict(),
             "events": [engine.plain_values(event) for event in self._events],  # these two: not written yet
@@ -172,7 +193,8 @@ class PaperBroker:
     def from_dict(cls, values: dict[str, Any], ledger: Any = None) -> PaperBroker:
         """The broker that `to_dict` gave, which goes on bit for bit; `ledger` is where it wrote until then."""
         costs, market = Costs(**values["costs"]), Market(**values["market"])
-        broker = cls(values["initial_cash"], costs, values["rebalance_band"], market, values["latency"], ledger)
+        margin = Margin(**terms) if (terms := values.get("margin")) else None
+        broker = cls(values["initial_cash"], costs, values["rebalance_band"], market, values["latency"], ledger, margin)
         broker.state = State.from_dict(values["state"])
         broker._events = [OrderEvent(**event) for event in values["events"]]
         broker._orders = [Order(**order) for order in values["orders"]]
@@ -187,21 +209,28 @@ class PaperBroker:
 
         `then` is called with this broker after the decision: what it submits, cancels or replaces is decided at this close
         and written with this bar. A bar that was processed before is ignored, so that a repeated bar never trades twice. If
-        the ledger fails, the broker is as it was before the bar. Raises `InputError` if `target` is outside 0…1.
+        the ledger fails, the broker is as it was before the bar. Raises `InputError` if `target` is outside 0…1, or on
+        margin outside -1…1.
         """
-        if target is not None and not 0 <= target <= 1:
-            raise InputError(f"Exposure is {target!r}; it must lie in 0…1 (spot, long only), or be None: no opinion.")
+        short = self.conditions.margin is not None
+        if target is not None and not (-1 if short else 0) <= target <= 1:
+            raise InputError(f"Exposure is {target!r}; {exposure_range(short)}. None is no opinion.")
         if self.last_bar is not None and bar.timestamp <= self.last_bar.timestamp:
             return []
         before = (self.state, list(self._events), list(self._orders))
         try:
             state, fills, events = engine.step(self.state, bar, (), self.conditions)
             self._events += events
+            self._orders += [
+                engine.call_order(one.timestamp, one.quantity) for one in fills if one.reason == "margin_call"
+            ]
+            paid = state.interest - before[0].interest
+            movements = [Movement("interest", -paid, "for BTC sold short")] if paid else []
             self._enter(state, engine.decide(state, target, self.band, self.conditions))
             if then is not None:
                 then(self)
             written, self._events, self._orders = (self._events, self._orders), [], []
-            self.ledger.append(bar, fills, written[0], self.to_dict(), orders=written[1])
+            self.ledger.append(bar, fills, written[0], self.to_dict(), orders=written[1], movements=movements)
         except BaseException:
             self.state, self._events, self._orders = before
             raise
@@ -223,10 +252,11 @@ class PaperBroker:
         for bar, target in zip(bars_of(candles), exposure.tolist(), strict=True):
             yield bar, None if math.isnan(target) else target
 
-    def run(self, candles: pd.DataFrame, exposure: pd.Series) -> list[Fill]:
+    def run(self, candles: pd.DataFrame, exposure: pd.Series, progress: bool = True) -> list[Fill]:
         """Process every bar of `candles` as `replay` does; returns the fills of these bars."""
         before, fills = self.last_bar, []
-        for bar, target in self._decisions(candles, exposure):
+        steps = self._decisions(candles, exposure)
+        for bar, target in tqdm(steps, "trading", len(candles), unit="bar", delay=2, disable=not progress):
             if before is None or bar.timestamp > before.timestamp:
                 fills += self.process(bar, target)
         return fills
@@ -262,7 +292,7 @@ class PaperBroker:
         return events
 
     def close(self, reason: str = "close", order_id: str = "") -> list[OrderEvent]:
-        """Cancel every open order and sell all at the next open, by an order of the id `order_id` (default: one of its own).
+        """Cancel every open order and close the position at the next open, by an order `order_id` (default: one of its own).
 
         The strategy's own target stays as it is, so that it does not buy back before it changes its mind.
         """
@@ -346,13 +376,14 @@ class PaperBroker:
         return fills[0] if fills else None
 
     def summary(self) -> dict[str, float]:
-        """Worth, cash, profit after fees and fees paid (quote currency), position (BTC) and the number of fills."""
+        """Worth, cash, profit after fees and interest, both paid (quote currency), position (BTC), the number of fills."""
         return {
             "worth": self.equity,
             "cash": self.account.cash,
             "position": self.account.position,
             "profit": self.equity - self.initial_cash,
             "fees": self.state.fees,
+            "interest": self.state.interest,
             "fills": self.state.fills,
         }
 

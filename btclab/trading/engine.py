@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from btclab.errors import InputError
-from btclab.records import KINDS, LIFETIMES, Bar, Costs, Fill, Market, Order, OrderEvent
+from btclab.records import KINDS, LIFETIMES, Bar, Costs, Fill, Margin, Market, Order, OrderEvent
 from btclab.trading import fills as compiled
-from btclab.trading.fills import Terms, terms_of
+from btclab.trading.fills import REASONS, Terms, terms_of
 from btclab.trading.orders import event_of, wrong
 
 SIDES = {"buy": 1, "sell": -1, "": 0}
@@ -27,7 +27,7 @@ NAN = math.nan
 
 @dataclass(frozen=True)
 class Account:
-    """Cash (quote currency) and position (BTC)."""
+    """Cash (quote currency) and position (BTC, below 0 when sold short)."""
 
     cash: float
     position: float = 0.0
@@ -61,11 +61,15 @@ class OpenOrder:
 
 @dataclass(frozen=True)
 class Conditions:
-    """On what conditions an account trades: `latency` is the bars between a decision and its arrival, beyond the first."""
+    """On what conditions an account trades: `latency` is the bars between a decision and its arrival, beyond the first.
+
+    Without `margin` nothing is sold short.
+    """
 
     costs: Costs = field(default_factory=Costs)
     market: Market = field(default_factory=Market)
     latency: int = 0
+    margin: Margin | None = None
 
     def __post_init__(self) -> None:
         if self.latency < 0 or self.latency != int(self.latency):
@@ -74,7 +78,7 @@ class Conditions:
     @property
     def terms(self) -> Terms:
         """The numbers that the compiled rules read."""
-        return terms_of(self.costs, self.market)
+        return terms_of(self.costs, self.market, self.margin)
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,8 @@ class State:
     """All that the next bar depends on.
 
     `target` is the exposure last asked for, `steered` whether no other order has traded since, `orders` the book in the
-    order in which it was placed, `bar` the last bar seen; `fees` and `fills` count what was paid and executed so far.
+    order in which it was placed, `bar` the last bar seen; `fees`, `fills` and `interest` count what was paid and executed so
+    far.
     """
 
     cash: float
@@ -93,6 +98,7 @@ class State:
     bar: Bar | None = None
     fees: float = 0.0
     fills: int = 0
+    interest: float = 0.0
 
     @property
     def account(self) -> Account:
@@ -146,9 +152,18 @@ def step(
     for order in orders:
         state, event = submit(state, order, conditions)
         said.append(event)
-    book = _Book(state)
+    book, last = _Book(state), state.bar or bar
     compiled.match(
-        book.desk, bar.timestamp, bar.open, bar.high, bar.low, bar.close, float(bar.volume), conditions.terms
+        book.desk,
+        bar.timestamp,
+        bar.open,
+        bar.high,
+        bar.low,
+        bar.close,
+        float(bar.volume),
+        last.timestamp,
+        last.close,
+        conditions.terms,
     )
     return book.state(bar), book.fills(), said + book.events()
 
@@ -174,6 +189,16 @@ def decide(state: State, target: float | None, band: float | None, conditions: C
 def target_id(decided: int) -> str:
     """The id of the target order that was decided in the bar `decided`: what a bracket on it names as its parent."""
     return f"target-{decided}"
+
+
+def call_id(time: int) -> str:
+    """The id of the order by which a margin call in the bar `time` buys back."""
+    return f"margin-call-{time}"
+
+
+def call_order(time: int, quantity: float) -> Order:
+    """The order by which a margin call in the bar `time` buys back `quantity`."""
+    return Order(time, id=call_id(time), kind="margin_call", side="buy", quantity=quantity)
 
 
 def submit(state: State, order: Order, conditions: Conditions | None = None) -> tuple[State, OrderEvent]:
@@ -219,7 +244,7 @@ def cancel(state: State, order_id: str, conditions: Conditions | None = None) ->
 
 
 def _place(state: State, order: Order, conditions: Conditions, replaces: str = "") -> tuple[State, OrderEvent]:
-    broken = wrong(order, conditions.market)
+    broken = wrong(order, conditions.market, conditions.margin is not None)
     if broken is None and not order.id:
         broken = "id", "The order has no id, by which it could be found again."
     if broken is None and _find(state, order.id) is not None:
@@ -269,7 +294,7 @@ class _Book:
         self.next_key = len(state.orders) + 1
         self.desk = compiled.new_desk(state.cash, len(self.orders) + 1)
         account = self.desk.account
-        account["position"], account["fees"] = state.position, state.fees
+        account["position"], account["fees"], account["interest"] = state.position, state.fees, state.interest
         account["target"], account["steered"] = state.target, state.steered
         self.desk.book[: len(state.orders)] = self.rows_of(state.orders, 0)
         self.desk.count[0] = len(state.orders)
@@ -318,15 +343,19 @@ class _Book:
             bar,
             float(account["fees"]),
             self.before.fills + int(self.desk.count[1]),
+            float(account["interest"]),
         )
 
     def fills(self) -> list[Fill]:
         """What has filled at this desk."""
-        return [fill_of(row, self.orders[int(row["key"]) - 1]) for row in self.desk.fills[: self.desk.count[1]]]
+        return [fill_of(row, self._order(row)) for row in self.desk.fills[: self.desk.count[1]]]
 
     def events(self) -> list[OrderEvent]:
         """What became of the orders at this desk."""
-        return [event_of(row, self.orders[int(row["key"]) - 1]) for row in self.desk.events[: self.desk.count[2]]]
+        return [event_of(row, self._order(row)) for row in self.desk.events[: self.desk.count[2]]]
+
+    def _order(self, row: Any) -> Order:
+        return self.orders[int(row["key"]) - 1] if row["key"] else call_order(int(row["time"]), -self.before.position)
 
 
 _CARRIED = tuple(one.name for one in dataclasses.fields(OpenOrder) if one.name not in ("order", "replaces"))
@@ -367,12 +396,16 @@ def fill_of(row: Any, order: Order) -> Fill:
 
 @dataclass(frozen=True)
 class Walk:
-    """What `simulate` gives: equity and position (BTC) [bar] at each close, fills as of `lots.fill_arrays`, events."""
+    """What `simulate` gives: equity and position (BTC) [bar] at each close, fills as of `lots.fill_arrays`, events.
+
+    `interest` (quote currency) is what was paid for BTC sold short.
+    """
 
     equity: np.ndarray
     position: np.ndarray
     fills: dict[str, Any]
     events: list[OrderEvent]
+    interest: float = 0.0
 
 
 def simulate(
@@ -402,6 +435,7 @@ def simulate(
         position,
         _fill_arrays(fills, orders, times),
         [event_of(one, _order(one, orders, times)) for one in events],
+        float(desk.account["interest"][0]),
     )
 
 
@@ -420,7 +454,7 @@ def _rows(orders: Sequence[Order], times: np.ndarray, conditions: Conditions) ->
             raise InputError(
                 f"Order {order.id!r} was decided at {order.decided}, which is no bar of these candles (ns)."
             )
-        if broken := wrong(order, conditions.market):
+        if broken := wrong(order, conditions.market, conditions.margin is not None):
             raise InputError(f"Order {order.id!r}: {broken[1]}")
         parent = keys.get(order.parent) or targets.get(order.parent, UNKNOWN_KEY)
         fill_row(rows, i, order, i + 1, groups.get(order.group, 0), parent if order.parent else 0)
@@ -434,15 +468,25 @@ UNKNOWN_KEY = np.iinfo(np.int64).max
 
 def _order(row: Any, orders: Sequence[Order], times: np.ndarray) -> Order:
     key = int(row["key"])
+    if key == 0:
+        return call_order(int(row["time"]), NAN)
     return orders[key - 1] if key > 0 else Order(decided := int(times[-1 - key]), id=target_id(decided))
+
+
+def _id(key: int, time: int, orders: Sequence[Order], times: np.ndarray) -> str:
+    if key == 0:
+        return call_id(time)
+    return orders[key - 1].id if key > 0 else target_id(times[-1 - key])
 
 
 def _fill_arrays(fills: np.ndarray, orders: Sequence[Order], times: np.ndarray) -> dict[str, Any]:
     names = ("quantity", "price", "fee", "decided", "exposure", "maker", "side")
-    ids = [orders[key - 1].id if key > 0 else target_id(times[-1 - key]) for key in fills["key"].tolist()]
+    ids = [
+        _id(key, time, orders, times) for key, time in zip(fills["key"].tolist(), fills["time"].tolist(), strict=True)
+    ]
     return {
         "timestamp": fills["time"].copy(),
         **{name: fills[name].copy() for name in names},
         "order": np.array(ids, object),
-        "reason": np.array(KINDS, object)[fills["kind"]],
+        "reason": np.array(REASONS, object)[fills["kind"]],
     }

@@ -20,21 +20,24 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numba import njit
 
-from btclab.records import KINDS, LIFETIMES, Costs, Market
+from btclab.records import KINDS, LIFETIMES, Costs, Margin, Market
 
 F = TypeVar("F", bound=Callable[..., object])
 BUY, SELL = 1, -1
 TARGET, MARKET, LIMIT, STOP, STOP_LIMIT, TAKE_PROFIT, TRAILING_STOP = range(len(KINDS))
+REASONS = (*KINDS, "margin_call")  # why a fill came about: by an order of a kind, or by the lender
+MARGIN_CALL = len(KINDS)
 GTC, GTD, IOC = range(len(LIFETIMES))
 EVENTS = ("accepted", "refused", "triggered", "cancelled", "replaced", "expired", "done")
 ACCEPTED, REFUSED, TRIGGERED, CANCELLED, REPLACED, EXPIRED, DONE = range(len(EVENTS))
 RULES = (
     *("", "insufficient_funds", "insufficient_position", "min_quantity", "min_value", "wrong_side", "unknown_order"),
-    *("oco", "parent", "child", "flat", "ioc", "user", "replaced_order"),
+    *("oco", "parent", "child", "flat", "ioc", "user", "replaced_order", "insufficient_margin", "margin_call"),
 )
 NONE, FUNDS, POSITION, MIN_QUANTITY, MIN_VALUE, WRONG_SIDE, UNKNOWN = range(7)
-OCO, PARENT, CHILD, FLAT, ONCE, USER, REPLACEE = range(7, len(RULES))
+OCO, PARENT, CHILD, FLAT, ONCE, USER, REPLACEE, MARGIN, CALLED = range(7, len(RULES))
 MOST_SLIP = 0.9999  # impact beyond it would make a sale's price negative
+YEAR_NS = 365 * 86_400 * 1_000_000_000
 
 # One open order. The first fields are the order's own; the others are what has become of it.
 ROW = np.dtype(
@@ -59,7 +62,7 @@ ROW = np.dtype(
 )
 ACCOUNT = np.dtype(
     [
-        *((name, "f8") for name in ("cash", "position", "fees")),
+        *((name, "f8") for name in ("cash", "position", "fees", "interest")),
         ("target", "f8"),  # the exposure last asked for
         ("steered", "b1"),  # no other order has traded since, so that the band may correct the drift from it
         ("volume", "f8"),  # of the bar
@@ -92,9 +95,12 @@ class Terms(NamedTuple):
     step: float
     min_quantity: float
     min_value: float
+    short: bool  # whether BTC may be sold that is not held
+    interest: float  # of the value sold short, a fraction per ns
+    maintenance: float  # equity under this fraction of the value sold short is a margin call
 
 
-def terms_of(costs: Costs, market: Market) -> Terms:
+def terms_of(costs: Costs, market: Market, margin: Margin | None = None) -> Terms:
     """The numbers that the compiled rules read."""
     return Terms(
         float(costs.fee_bps),
@@ -105,6 +111,9 @@ def terms_of(costs: Costs, market: Market) -> Terms:
         float(market.quantity_step),
         float(market.min_quantity),
         float(market.min_value),
+        margin is not None,
+        0.0 if margin is None else margin.interest_pct / 100 / YEAR_NS,
+        0.0 if margin is None else float(margin.maintenance),
     )
 
 
@@ -122,18 +131,19 @@ def quantity_to_reach(exposure: float, cash: float, position: float, price: floa
     """BTC to buy or sell at `price` so that afterwards position × price = exposure × equity, the fee (a fraction) being paid.
 
     A buy of value v costs v × fee, so v = (exposure × equity − held) / (1 + exposure × fee): exposure 1 spends all cash,
-    fee included. A sell pays its fee from the proceeds: v = (held − exposure × equity) / (1 − exposure × fee), and
-    exposure 0 sells all. Never negative.
+    fee included. A sell pays its fee from the proceeds: v = (held − exposure × equity) / (1 − exposure × fee). Exposure 0
+    trades all that is held, or sold short; below 0 more is sold than is held. Never negative.
     """
     held = position * price
     equity = cash + held
+    if exposure == 0:
+        return abs(position)
     if side > 0:
         most = cash / (1 + fee)  # in one step from the cash, so that exposure 1 leaves none and no rounding overspends
         value = most if exposure == 1 else min(most, (exposure * equity - held) / (1 + exposure * fee))
         return max(0.0, value / price)
-    if exposure == 0:
-        return position
-    return min(position, max(0.0, (held - exposure * equity) / (1 - exposure * fee) / price))
+    quantity = max(0.0, (held - exposure * equity) / (1 - exposure * fee) / price)
+    return min(position, quantity) if exposure > 0 else quantity
 
 
 @compiled
@@ -144,7 +154,7 @@ def round_down(quantity: float, step: float) -> float:
 
 @compiled
 def cash_after(cash: float, side: int, quantity: float, price: float, fee: float) -> float:
-    """Cash after a fill. A buy of all cash leaves exactly 0; it never falls below."""
+    """Cash after a fill. A buy of all cash leaves exactly 0; only what was sold short may cost more to buy back."""
     left = cash - side * quantity * price - fee
     if side > 0 and abs(left) < 1e-12 * cash:  # all cash was to be spent: what is left is rounding
         return 0.0
@@ -169,8 +179,8 @@ def new_desk(cash: float, orders: int) -> Desk:
     desk = Desk(
         np.zeros(1, ACCOUNT),
         np.zeros(orders, ROW),
-        np.zeros(orders, FILL),
-        np.zeros(4 * orders, EVENT),  # an order can be placed, triggered, cut and end in one bar
+        np.zeros(orders + 1, FILL),  # one more for a margin call
+        np.zeros(4 * orders + 2, EVENT),  # an order can be placed, triggered, cut and end in one bar
         np.zeros(3, np.int64),
     )
     desk.account["cash"], desk.account["steered"] = cash, True
@@ -207,18 +217,28 @@ def _wanted(desk: Desk, i: int, price: float, side: int, fee_bps: float, terms: 
     fee = fee_bps / 10_000
     if row.kind == TARGET:
         quantity = quantity_to_reach(row.exposure, account.cash, account.position, price, side, fee)
+    elif row.protective:  # it closes, and never opens a position on the other side
+        quantity = max(0.0, min(row.remaining, -side * account.position))
     elif side > 0:
-        quantity = min(row.remaining, account.cash / (1 + fee) / price)
+        quantity = min(row.remaining, max(account.cash / (1 + fee) / price, -account.position))
     else:
-        quantity = min(row.remaining, account.position)
+        quantity = min(row.remaining, _most_to_sell(account, price, fee, terms))
     return _whole(desk, quantity, side, terms)
 
 
 @compiled
+def _most_to_sell(account: Any, price: float, fee: float, terms: Terms) -> float:
+    """BTC that may be sold at `price`: what is held and, on margin, as much again as makes the exposure −1."""
+    if not terms.short:
+        return account.position
+    return max(account.position, quantity_to_reach(-1.0, account.cash, account.position, price, SELL, fee))
+
+
+@compiled
 def _whole(desk: Desk, quantity: float, side: int, terms: Terms) -> float:
-    """`quantity` in whole steps; a sale of all but a rounding of sums is a sale of all, so that no dust stays."""
-    held, whole = desk.account[0].position, round_down(quantity, terms.step)
-    if side < 0 and terms.step > 0 and whole > 0 and whole >= held * (1 - 1e-14) - 1e-6 * terms.step:
+    """`quantity` in whole steps; to close all but a rounding of sums is to close all, so that no dust stays."""
+    held, whole = -side * desk.account[0].position, round_down(quantity, terms.step)
+    if held > 0 and terms.step > 0 and whole > 0 and abs(whole - held) <= 1e-14 * held + 1e-6 * terms.step:
         return held
     return whole
 
@@ -250,28 +270,44 @@ def _fill(desk: Desk, i: int, time: int, price: float, maker: bool, inside: bool
     quantity = wanted if wanted <= account.room else _whole(desk, account.room, side, terms)
     if quantity > 0:
         fee = quantity * at * fee_bps / 10_000
-        account.cash = cash_after(account.cash, side, quantity, at, fee)
-        account.position += side * quantity
-        account.fees += fee
         account.room -= quantity
-        fill = desk.fills[desk.count[1]]
-        fill.time, fill.key, fill.kind, fill.side, fill.decided = time, row.key, row.kind, side, row.decided
-        fill.maker, fill.quantity, fill.price, fill.fee, fill.exposure = maker, quantity, at, fee, row.exposure
-        desk.count[1] += 1
+        fill = _trade(desk, time, side, quantity, at, fee)
+        fill.key, fill.kind, fill.decided, fill.maker, fill.exposure = (
+            row.key,
+            row.kind,
+            row.decided,
+            maker,
+            row.exposure,
+        )
         row.remaining -= quantity
         account.steered = account.steered and row.kind == TARGET
     if row.kind == TARGET:
         if quantity == wanted:
             end_order(desk, i, time, DONE, NONE, 0.0, 0.0)
     elif quantity == wanted and wanted < round_down(asked, terms.step) * (1 - 1e-9):  # cash or position was not enough
-        if side > 0:
+        if side > 0 and not row.protective:
             end_order(desk, i, time, CANCELLED, FUNDS, asked * at * (1 + fee_bps / 10_000), cash)
         else:
-            end_order(desk, i, time, CANCELLED, POSITION, asked, wanted)
+            end_order(
+                desk, i, time, CANCELLED, MARGIN if terms.short and not row.protective else POSITION, asked, wanted
+            )
     elif round_down(row.remaining, terms.step) <= 1e-12 * asked:
         end_order(desk, i, time, DONE, NONE, 0.0, 0.0)
     if quantity > 0:
-        _follow(desk, i, time, quantity, price, inside)
+        _follow(desk, i, time, side, quantity, price, inside, terms)
+
+
+@compiled
+def _trade(desk: Desk, time: int, side: int, quantity: float, at: float, fee: float) -> Any:
+    """The account after a fill, and its record, of which the caller says whose it is."""
+    account = desk.account[0]
+    account.cash = cash_after(account.cash, side, quantity, at, fee)
+    account.position += side * quantity
+    account.fees += fee
+    fill = desk.fills[desk.count[1]]
+    fill.time, fill.side, fill.quantity, fill.price, fill.fee = time, side, quantity, at, fee
+    desk.count[1] += 1
+    return fill
 
 
 @compiled
@@ -283,7 +319,9 @@ def _bounded(row: Any, price: float) -> float:
 
 
 @compiled
-def _follow(desk: Desk, i: int, time: int, quantity: float, price: float, inside: bool) -> None:
+def _follow(
+    desk: Desk, i: int, time: int, side: int, quantity: float, price: float, inside: bool, terms: Terms
+) -> None:
     """What a fill of order `i` does to the others: its group and the rest of its parent go, its children become active."""
     account, row = desk.account[0], desk.book[i]
     for j in range(desk.count[0]):
@@ -296,17 +334,19 @@ def _follow(desk: Desk, i: int, time: int, quantity: float, price: float, inside
             end_order(desk, j, time, CANCELLED, CHILD, 0.0, 0.0)
         elif other.child and other.parent == row.key:
             more = quantity
+            if terms.short and other.side == -side:  # it protects what was opened; what only closed needs it not
+                more = max(0.0, min(quantity, side * account.position))
             if not np.isnan(other.quantity):
-                more = min(other.quantity, other.granted + quantity) - other.granted
+                more = min(other.quantity, other.granted + more) - other.granted
             other.granted += more
             other.remaining += more
             other.protective = other.side * account.position < 0
             if inside:
                 other.inside, other.born = True, price
-    if account.position == 0:
-        for j in range(desk.count[0]):
-            if desk.book[j].alive and desk.book[j].protective:
-                end_order(desk, j, time, CANCELLED, FLAT, 0.0, 0.0)
+    for j in range(desk.count[0]):
+        other = desk.book[j]
+        if other.alive and other.protective and other.side * account.position >= 0:
+            end_order(desk, j, time, CANCELLED, FLAT, 0.0, 0.0)
 
 
 @compiled
@@ -439,18 +479,67 @@ def tidy(desk: Desk, time: int) -> None:
 
 
 @compiled
-def match(
-    desk: Desk, time: int, open_: float, high: float, low: float, close: float, volume: float, terms: Terms
-) -> None:
-    """Walk one bar: fill, trigger, expire and cancel the open orders of `desk`."""
-    if desk.count[0] == 0:
+def _pay_interest(account: Any, elapsed: int, close: float, terms: Terms) -> None:
+    """For what was sold short at the last `close`, `elapsed` ns ago."""
+    paid = -account.position * close * terms.interest * elapsed
+    account.cash -= paid
+    account.interest += paid
+
+
+@compiled
+def _call(desk: Desk, time: int, open_: float, high: float, terms: Terms) -> None:
+    """A margin call, if the price has risen so far: the lender cancels all orders and buys back what was sold short.
+
+    Equity is cash − short × price; it is `maintenance` × short × price where the price is cash / ((1 + maintenance) × short).
+    The lender waits for no volume. A gap may cost more than the cash: then the account owes the rest.
+    """
+    account = desk.account[0]
+    if account.position >= 0:
         return
+    quantity = -account.position
+    level = account.cash / ((1 + terms.maintenance) * quantity)
+    if high < level:
+        return
+    price = max(level, open_)
+    _say(desk, time, 0, TRIGGERED, CALLED, level, price)
+    for i in range(desk.count[0]):
+        if desk.book[i].alive:
+            end_order(desk, i, time, CANCELLED, CALLED, level, price)
+    slip = terms.slip
+    if terms.impact > 0 and account.volume > 0:
+        slip += terms.impact * (quantity / account.volume)
+    at = fill_price(price, BUY, slip)
+    fill = _trade(desk, time, BUY, quantity, at, quantity * at * terms.fee_bps / 10_000)
+    fill.key, fill.kind, fill.decided, fill.maker, fill.exposure = 0, MARGIN_CALL, time, False, np.nan
+    _say(desk, time, 0, DONE, NONE, 0.0, 0.0)
+    account.steered = False
+
+
+@compiled
+def match(
+    desk: Desk,
+    time: int,
+    open_: float,
+    high: float,
+    low: float,
+    close: float,
+    volume: float,
+    before: int,
+    last: float,
+    terms: Terms,
+) -> None:
+    """Walk one bar: fill, trigger, expire and cancel the open orders of `desk`; the bar `before` closed at `last`."""
     account, book, n = desk.account[0], desk.book, desk.count[0]
+    if n == 0 and account.position >= 0:
+        return
     account.volume, account.room = volume, np.inf
     if terms.participation < np.inf:
         account.room = round_down(terms.participation * volume, terms.step)
     elif terms.impact > 0 and volume <= 0:
         account.room = 0.0  # nothing was traded, so that nothing can be said of a price
+    if account.position < 0:
+        _pay_interest(account, time - before, last, terms)
+        _call(desk, time, open_, open_, terms)
     _arrive(desk, time)
     for i in range(n):
         if _active(book[i]):
@@ -458,12 +547,14 @@ def match(
     for i in range(n):
         if _active(book[i]) and not book[i].inside and _is_stop(book[i]):
             _stop_within(desk, i, time, high, low, terms)
+    _call(desk, time, open_, high, terms)
     for i in range(n):
         if _active(book[i]) and not book[i].inside and not _is_stop(book[i]) and not _is_market(book[i]):
             _profit_within(desk, i, time, high, low, terms)
     for i in range(n):
         if _active(book[i]) and book[i].inside and _is_stop(book[i]):
             _woken_within(desk, i, time, high, low, terms)
+    _call(desk, time, open_, high, terms)
     _after(desk, time, high, low, close)
     tidy(desk, time)
 
@@ -572,13 +663,15 @@ def place(desk: Desk, order: Any, time: int, close: float, terms: Terms) -> None
             at_once = _profit_hit(order, close) if order.kind == TAKE_PROFIT else _stop_hit(order, close)
             if at_once:
                 rule, need, have = WRONG_SIDE, order.stop, close
+        slip = 0.0 if order.kind in (LIMIT, STOP_LIMIT) else terms.slip
+        fee = terms.fee_bps / 10_000
         if rule == NONE and order.side > 0:
-            slip = 0.0 if order.kind in (LIMIT, STOP_LIMIT) else terms.slip
-            need, have = order.quantity * (price * (1 + slip)) * (1 + terms.fee_bps / 10_000), account.cash
-            rule = FUNDS if need > have * (1 + 1e-9) else NONE
+            need, have = order.quantity * (price * (1 + slip)) * (1 + fee), account.cash
+            rule = FUNDS if need > have * (1 + 1e-9) and order.quantity > -account.position else NONE
         elif rule == NONE:
-            need, have = order.quantity, account.position
-            rule = POSITION if need > have * (1 + 1e-9) else NONE
+            need, have = order.quantity, _most_to_sell(account, price * (1 - slip), fee, terms)
+            short = MARGIN if terms.short else POSITION
+            rule = short if need > have * (1 + 1e-9) else NONE
     if rule != NONE:
         _say(desk, time, order.key, REFUSED, rule, need, have)
         return
@@ -607,10 +700,10 @@ def _with_room(desk: Desk, orders: int) -> Desk:
     book, fills, events, count = desk.book, desk.fills, desk.events, desk.count
     if orders > len(book):
         book = _longer(book, orders)
-    if count[1] + orders > len(fills):
-        fills = _longer(fills, orders)
-    if count[2] + 4 * orders > len(events):
-        events = _longer(events, 4 * orders)
+    if count[1] + orders + 1 > len(fills):  # one more for a margin call
+        fills = _longer(fills, orders + 1)
+    if count[2] + 4 * orders + 2 > len(events):
+        events = _longer(events, 4 * orders + 2)
     return Desk(desk.account, book, fills, events, count)
 
 
@@ -630,9 +723,10 @@ def walk(
         time, close, target = times[i], prices[3, i], targets[i]
         new = first[i + 1] - first[i]
         decides = banded or not (np.isnan(target) or target == account[0].target)
-        if count[0] + new > 0 or decides:  # on most bars there is nothing to call
+        if count[0] + new > 0 or decides or account[0].position < 0:  # on most bars there is nothing to call
             desk = _with_room(desk, count[0] + 1 + new)
-            match(desk, time, prices[0, i], prices[1, i], prices[2, i], close, prices[4, i], terms)
+            before, last = (times[i - 1], prices[3, i - 1]) if i > 0 else (time, close)
+            match(desk, time, prices[0, i], prices[1, i], prices[2, i], close, prices[4, i], before, last, terms)
             decide(desk, time, close, target, band, wait, -1 - i)
             for j in range(first[i], first[i + 1]):
                 place(desk, rows[j], time, close, terms)

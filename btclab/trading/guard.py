@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from btclab.features.indicators import indicator
-from btclab.records import Bar, Fill, OrderEvent
+from btclab.records import Bar, Fill, Market, OrderEvent
 from btclab.settings import settings
 from btclab.trading import engine
 from btclab.trading.broker import PaperBroker
@@ -23,7 +23,7 @@ from btclab.trading.risk import Holding, RiskRules, RiskState, decide
 
 @dataclass(frozen=True)
 class Allowed:
-    """What may be held from the next open on: `target`, 0…1; `holding` and `fills` of the bar; what was `refused`, as events."""
+    """What may be held from the next open on: `target`, -1…1; `holding` and `fills` of the bar; what was `refused`, as events."""
 
     target: float
     holding: Holding
@@ -41,30 +41,45 @@ class Guard:
         """What is allowed of `wish` (None: no opinion) at the close of `bar`, which `broker` has not processed yet."""
         after, fills, _ = engine.step(broker.state, bar, (), broker.conditions)
         holding = Holding(after.cash, after.position, bar.close, after.target)
-        self.state, target, refused = decide(self.state, self.rules, bar, holding, fills, wish)
-        if self.rules.protects and math.isnan(atr) and target > holding.target:
-            target = holding.target
+        short = broker.conditions.margin is not None
+        self.state, target, refused = decide(self.state, self.rules, bar, holding, fills, wish, short)
+        if self.rules.protects and math.isnan(atr) and _adds(target, holding.target):
+            target = holding.target if target * holding.target > 0 else 0.0
             refused = [*refused, ("atr", "The average true range, by which an entry is protected, is not known yet.")]
         return Allowed(target, holding, fills, [OrderEvent(bar.timestamp, "", "refused", *one) for one in refused])
 
     def protect(self, broker: PaperBroker, bar: Bar, allowed: Allowed, atr: float) -> None:
-        """Submit the orders that protect what the broker is about to buy on its decision at the close of `bar`.
+        """Submit the orders that protect what the broker is about to open on its decision at the close of `bar`.
 
-        Once a halt or the day's loss has ended trading, open orders that buy are cancelled, and what an order by hand has
-        bought is sold, too: the target alone, which is 0 already, would sell nothing.
+        Once a halt or the day's loss has ended trading, open orders that do not close are cancelled, and what an order by hand
+        has opened is closed, too: the target alone, which is 0 already, would trade nothing.
         """
         entry, holding = broker.pending, allowed.holding
         if self.state.halted >= 0 or self.state.day_over:
+            opening = {"buy"} if holding.position > 0 else {"buy", "sell"} if holding.position == 0 else {"sell"}
             for order in broker.open_orders:
-                if order.side == "buy":
+                if order.side in opening and any(one.id == order.id for one in broker.open_orders):
                     broker.cancel(order.id)
-            if holding.position > 0 and broker.pending is None:
+            if broker.pending is None and _closable(holding, broker.conditions.market):
                 broker.close("max_drawdown" if self.state.halted >= 0 else "daily_loss")
             return
         held = holding.position * bar.close / holding.equity
-        if entry is not None and entry.decided == bar.timestamp and entry.exposure > held:
+        if entry is not None and entry.decided == bar.timestamp and _adds(entry.exposure, held):
             for order in bracket(entry, bar, atr, self.rules, broker.conditions.market):
                 broker.submit(order)
+
+
+def _closable(holding: Holding, market: Market) -> bool:
+    """Whether there is a position, and one that the market would trade: less than its step or minimum stays."""
+    quantity = abs(holding.position)
+    return quantity > max(0.0, market.quantity_step, market.min_quantity) * (1 - 1e-9) and (
+        quantity * holding.price >= market.min_value
+    )
+
+
+def _adds(exposure: float, held: float) -> bool:
+    """Whether `exposure` is more at risk than `held`, or on the other side."""
+    return exposure != 0 and (exposure * held <= 0 or abs(exposure) > abs(held))
 
 
 def average_true_range(candles: pd.DataFrame, rules: RiskRules) -> np.ndarray:

@@ -20,13 +20,15 @@ PRICES = {
 }
 
 
-def wrong(order: Order, market: Market) -> tuple[str, str] | None:
-    """The rule that `order` breaks by itself, whatever the account holds, and the rule in words; None if there is none."""
-    tests = (_wrong_words, _wrong_numbers, _wrong_prices)
-    return next((found for test in tests if (found := test(order, market))), None)
+def wrong(order: Order, market: Market, short: bool = False) -> tuple[str, str] | None:
+    """The rule that `order` breaks by itself, whatever the account holds, and the rule in words; None if there is none.
+
+    `short` is whether the account may sell what it does not hold.
+    """
+    return _wrong_words(order) or _wrong_numbers(order, short) or _wrong_prices(order, market)
 
 
-def _wrong_words(order: Order, _: Market) -> tuple[str, str] | None:
+def _wrong_words(order: Order) -> tuple[str, str] | None:
     if order.kind not in KINDS:
         return "kind", f"An order of kind {order.kind!r} is not known; there are {', '.join(KINDS)}."
     if order.lifetime not in LIFETIMES:
@@ -38,10 +40,10 @@ def _wrong_words(order: Order, _: Market) -> tuple[str, str] | None:
     return None
 
 
-def _wrong_numbers(order: Order, _: Market) -> tuple[str, str] | None:
+def _wrong_numbers(order: Order, short: bool) -> tuple[str, str] | None:
     if order.kind == "target":
-        if not 0 <= order.exposure <= 1:
-            return "exposure", f"Exposure is {order.exposure!r}; it must lie in 0…1 (spot, long only)."
+        if not (-1 if short else 0) <= order.exposure <= 1:
+            return "exposure", f"Exposure is {order.exposure!r}; {exposure_range(short)}."
         if order.parent:
             return "parent", "A target order cannot wait for a parent: it trades at the next open."
         return None
@@ -69,6 +71,15 @@ def _wrong_prices(order: Order, market: Market) -> tuple[str, str] | None:
     return None
 
 
+def exposure_range(short: bool) -> str:
+    """What an exposure must be, in words that follow a semicolon."""
+    if short:
+        return "it must lie in -1…1 (below 0 is sold short)"
+    return (
+        "it must lie in 0…1 (spot, long only); to sell short, set allow_short in [trading], or give margin=bl.Margin()"
+    )
+
+
 _TEXTS = {
     "insufficient_funds": "It takes {need:,.2f} with its fee; there are {have:,.2f}.",
     "insufficient_position": "It sells {need:.8f} BTC; {have:.8f} are held, and nothing is sold short.",
@@ -83,6 +94,8 @@ _TEXTS = {
     "ioc": "One bar was all it had; {need:.8g} BTC were left.",
     "user": "As asked.",
     "replaced_order": "The order it was to replace had ended.",
+    "insufficient_margin": "It sells {need:.8f} BTC; {have:.8f} may be sold before more is short than the account is worth.",
+    "margin_call": "A margin call ended every order.",
 }
 
 
@@ -90,6 +103,11 @@ def event_of(row: Any, order: Order) -> OrderEvent:
     """The record of an event of `order`, with its rule and numbers in words."""
     event, rule = EVENTS[int(row["event"])], RULES[int(row["rule"])]
     text = _TEXTS.get(rule, "").format(need=row["need"], have=row["have"])
-    if event == "triggered":
+    if rule == "insufficient_position" and order.side == "buy":
+        text = f"It buys {row['need']:.8f} BTC back; {row['have']:.8f} were sold short."
+    elif rule == "margin_call" and event == "triggered":
+        text = f"Margin call: from {row['need']:,.2f} on equity is too little for what was sold short; bought back at "
+        text += f"{row['have']:,.2f}."
+    elif event == "triggered":
         text = f"Its price {row['need']:,.2f} was touched with the market at {row['have']:,.2f}."
     return OrderEvent(int(row["time"]), order.id, event, rule, text)

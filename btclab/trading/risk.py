@@ -3,9 +3,11 @@
 At the close of every bar, once its fills are known, `decide` takes what the strategy wants and gives what is allowed, the new
 `RiskState`, and each refusal with its rule and numbers. The state is all that the next bar depends on, and goes to JSON and back.
 
-- A **halt** (`max_drawdown`) and a **daily loss** sell all; the first lasts until `reset`, the second until 00:00 UTC.
-- The **stop guard**, the **cooldown** and **new_signal** refuse to enter or to add; what is held is left alone.
-- **max_position** cuts what is wanted; **min_trade** and **lot** leave out trades that are too small. All may be sold always.
+- A **halt** (`max_drawdown`) and a **daily loss** close all; the first lasts until `reset`, the second until 00:00 UTC.
+- The **stop guard**, the **cooldown** and **new_signal** refuse to enter or to add; what is held is left alone. From long to
+  short, or back, is an exit, which is never refused, and an entry.
+- **max_position** cuts what is wanted; what has grown beyond it by its price alone is left to `rebalance_band`. **min_trade** and
+  **lot** leave out trades that are too small. **allow_short** makes of a wish below 0 one for cash. All may be closed always.
 
 The orders that protect a position are made in `trading.protection`.
 """
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,8 +31,11 @@ DAY_NS = 86_400_000_000_000
 Stops = tuple[int, int, int, int, int, int, int, int]
 NO_STOPS: Stops = (0, 0, 0, 0, 0, 0, 0, 0)
 MOST_STOPS = len(NO_STOPS)  # how many stops a state remembers
-RULES = ("max_drawdown", "daily_loss", "stop_guard", "cooldown", "new_signal", "max_position", "min_trade", "lot")
-HALT, DAILY, GUARD, COOLDOWN, SPENT, POSITION, SMALL, LOT = (1 << i for i in range(len(RULES)))
+RULES = (
+    *("max_drawdown", "daily_loss", "stop_guard", "cooldown", "new_signal", "max_position", "min_trade", "lot"),
+    "allow_short",
+)
+HALT, DAILY, GUARD, COOLDOWN, SPENT, POSITION, SMALL, LOT, SHORT = (1 << i for i in range(len(RULES)))
 STOPS = ("stop", "stop_limit", "trailing_stop")  # reasons of a fill that count for the stop guard
 PROTECTIVE = (*STOPS, "take_profit")
 
@@ -41,10 +46,10 @@ class RiskRules:
 
     - `stop_loss`, `take_profit`, `trailing_stop`: distances from the entry (the last: from the best price since), as a
       fraction of the price, or in multiples of the average true range (`distance` "atr");
-    - `max_position`: most of equity in BTC; `max_drawdown` below the highest equity halts; `daily_loss` since 00:00 UTC ends
-      the day;
+    - `max_position`: most of equity in BTC, or sold short; `max_drawdown` below the highest equity halts; `daily_loss` since
+      00:00 UTC ends the day;
     - `stop_guard` stops within `stop_guard_within` bars refuse entries at the next `stop_guard_pause` closes, that of the
-      stop included; `cooldown_bars` does so after every sale of the whole position;
+      stop included; `cooldown_bars` does so after the whole position was closed;
     - `reenter`: whether the signal that a stop or target has ended may enter again, at the next close at the earliest;
     - `min_trade`, `lot`: least value (quote currency) and quantity (BTC) of a trade.
     """
@@ -99,10 +104,10 @@ class RiskRules:
         """Whether an entry is to be followed by orders that protect it."""
         return self.stop_loss > 0 or self.take_profit > 0 or self.trailing_stop > 0
 
-    @property
-    def limits(self) -> Limits:
-        """The numbers that the compiled rule reads."""
-        return Limits(*(float(getattr(self, name)) for name in Limits._fields))
+    def limits(self, short: bool) -> Limits:
+        """The numbers that the compiled rule reads; `short` is whether the account may sell what it does not hold."""
+        own = {name: float(getattr(self, name)) for name in Limits._fields if name != "short"}
+        return Limits(**own, short=float(short))
 
 
 class Limits(NamedTuple):
@@ -118,6 +123,7 @@ class Limits(NamedTuple):
     reenter: float
     min_trade: float
     lot: float
+    short: float
 
 
 class RiskState(NamedTuple):
@@ -169,7 +175,10 @@ class RiskState(NamedTuple):
 
 @dataclass(frozen=True)
 class Holding:
-    """The account at a close: `cash` (quote currency), `position` (BTC), `price`, and `target`, the exposure last asked for."""
+    """The account at a close: `cash` (quote currency), `position` (BTC), `price`, and `target`, the exposure last asked for.
+
+    `position` and `target` are below 0 when BTC is sold short.
+    """
 
     cash: float
     position: float
@@ -192,7 +201,7 @@ Refusal = tuple[str, str]  # the rule, and what it says with the numbers
 def _observe(state, limits, time, equity, wish, stopped, protected, sold):  # type: ignore[no-untyped-def]
     """The state after a bar that closed with `equity`.
 
-    In it a stop filled (`stopped`), or any protective order (`protected`), and the position was sold to the last (`sold`).
+    In it a stop filled (`stopped`), or any protective order (`protected`), and the position was closed to the last (`sold`).
     """
     bars, day = state.bars + 1, time // DAY_NS
     same_day = day == state.day
@@ -212,7 +221,7 @@ def _observe(state, limits, time, equity, wish, stopped, protected, sold):  # ty
         if protected and limits.reenter > 0:  # the engine trades when the target changes: it must be 0 once in between
             pause = max(pause, 1)
         cooling = max(cooling, bars + pause)
-    spent = (protected or state.spent) and not (limits.reenter > 0 or wish == 0)
+    spent = (protected or state.spent) and not (limits.reenter > 0 or wish == 0 or wish * state.wanted < 0)
     over = lost or (state.day_over and same_day)
     return RiskState(
         bars, day, day_equity, over, equity, peak, halted, paused, cooling, spent, stops, state.wanted, state.refused
@@ -225,21 +234,23 @@ def _allow(state, limits, equity, position, price, target, wish):  # type: ignor
     wanted = target if np.isnan(wish) else wish
     if state.halted >= 0 or state.day_over:
         broken = (HALT if state.halted >= 0 else 0) | (DAILY if state.day_over else 0)
-        return 0.0, broken if wanted > 0 else 0
+        return 0.0, broken if wanted != 0 else 0
+    if wanted < 0 and limits.short == 0:
+        return 0.0, SHORT
     allowed, broken = wanted, 0
-    kept = target if position > 0 else 0.0
-    if wanted > kept:
+    kept = target if target * position > 0 else 0.0
+    if wanted != 0 and (wanted * kept <= 0 or abs(wanted) > abs(kept)):
         if state.bars < state.paused_until:
             broken |= GUARD
-        if state.bars < state.cooling_until:
+        if state.bars < state.cooling_until or (limits.cooldown_bars > 0 and wanted * position < 0):
             broken |= COOLDOWN
         if state.spent:
             broken |= SPENT
         if broken != 0:
-            allowed = kept
-    if allowed > limits.max_position:
-        allowed, broken = limits.max_position, broken | POSITION
-    if allowed != target and allowed > 0 and equity > 0:
+            allowed = kept if wanted * kept > 0 else 0.0
+    if abs(allowed) > limits.max_position:
+        allowed, broken = limits.max_position if allowed > 0 else -limits.max_position, broken | POSITION
+    if allowed not in (target, 0.0) and equity > 0:
         value = abs(allowed * equity - position * price)
         small = (SMALL if value < limits.min_trade else 0) | (LOT if value < limits.lot * price else 0)
         if small != 0:
@@ -281,66 +292,106 @@ def decide(
     holding: Holding,
     fills: Sequence[Fill] = (),
     wish: float | None = None,
+    short: bool = False,
 ) -> tuple[RiskState, float, list[Refusal]]:
     """The new state at the close of `bar`, the exposure allowed, and what is refused that was not refused at the last close.
 
-    `holding` is the account after the bar's `fills`; `wish` what the strategy wants (None: no opinion, the last target).
-    Give what is allowed to the engine as the target of this close. Raises `InputError` for a wish outside 0…1, or a bar of
-    an earlier day than the last.
+    `holding` is the account after the bar's `fills`; `wish` what the strategy wants (None: no opinion, the last target);
+    `short` whether the account may sell short. Give what is allowed to the engine as the target of this close. Raises
+    `InputError` for a wish outside -1…1, or a bar of an earlier day than the last.
     """
-    if wish is not None and not 0 <= wish <= 1:
-        raise InputError(f"The wish is {wish!r}; exposure must lie in 0…1 (spot, long only), or be None: no opinion.")
+    if wish is not None and not -1 <= wish <= 1:
+        raise InputError(f"The wish is {wish!r}; exposure must lie in -1…1, or be None: no opinion.")
     if bar.timestamp // DAY_NS < state.day:
         raise InputError(f"The bar at {bar.timestamp} (ns) is of an earlier day than the last one.")
-    sales = [fill.reason for fill in fills if fill.side == "sell"]
+    closings = _closings(fills, holding.position)
     now, allowed = decide_bar(
         state,
-        rules.limits,
+        rules.limits(short),
         bar.timestamp,
         float(holding.cash),
         float(holding.position),
         float(holding.price),
         float(holding.target),
         math.nan if wish is None else float(wish),
-        any(reason in STOPS for reason in sales),
-        any(reason in PROTECTIVE for reason in sales),
-        bool(sales) and holding.position == 0,
+        any(reason in STOPS for reason in closings),
+        any(reason in PROTECTIVE for reason in closings),
+        bool(closings) and holding.position == 0,
     )
     told = state.refused if now.wanted == state.wanted else 0
     return now, allowed, _said(now.refused & ~told, now, rules, holding, now.wanted)
 
 
+def _closings(fills: Sequence[Fill], position: float) -> list[str]:
+    """The reasons of the fills that closed something; `position` is that after them."""
+    signed = [fill.quantity if fill.side == "buy" else -fill.quantity for fill in fills]
+    held, reasons = position - sum(signed), []
+    for fill, traded in zip(fills, signed, strict=True):
+        if held * traded < 0:
+            reasons.append(fill.reason)
+        held += traded
+    return reasons
+
+
 def check(
-    state: RiskState, asked: float | Order, rules: RiskRules, holding: Holding
+    state: RiskState,
+    asked: float | Order,
+    rules: RiskRules,
+    holding: Holding,
+    orders: Sequence[Order] = (),
+    short: bool = False,
 ) -> tuple[float | Order | None, list[Refusal]]:
     """What the rules allow of an exposure or an order as things stand, without a bar going by; nothing is changed by asking.
 
-    An exposure comes back as it is allowed; an order as it is, or None if it is refused. Orders that sell reduce what is
-    at risk and are always allowed. `new_signal` is a rule for strategies: an order by hand is a signal of its own.
+    An exposure comes back as it is allowed; an order as it is, or None if it is refused. `orders` are the open ones: what they
+    may yet add counts against `max_position`. Orders that only reduce what is at risk are always allowed: those against the
+    position, or against their parent. `new_signal` is a rule for strategies: an order by hand is a signal of its own.
     """
     if isinstance(asked, Order) and asked.kind != "target":
-        if asked.side == "sell":
-            return asked, []
-        price = next(p for p in (asked.limit, asked.stop, holding.price) if not math.isnan(p))
-        value, equity = asked.quantity * price, holding.equity
-        broken = (HALT if state.halted >= 0 else 0) | (DAILY if state.day_over else 0)
-        broken |= (GUARD if state.bars < state.paused_until else 0) | (
-            COOLDOWN if state.bars < state.cooling_until else 0
-        )
-        wanted = (holding.position * holding.price + value) / equity if equity > 0 else math.inf
-        broken |= POSITION if rules.max_position < 1 and wanted > rules.max_position * (1 + 1e-9) else 0
-        broken |= (SMALL if value < rules.min_trade else 0) | (LOT if asked.quantity < rules.lot else 0)
-        return None if broken else asked, _said(broken, state, rules, holding, wanted, value)
+        sells_what_is_held = asked.side == "sell" and not short  # if it does not, the engine says so
+        return (asked, []) if sells_what_is_held else _check_order(state, asked, rules, holding, orders)
     wish = asked.exposure if isinstance(asked, Order) else float(asked)
-    if not 0 <= wish <= 1:
-        raise InputError(f"The exposure is {wish!r}; it must lie in 0…1 (spot, long only).")
+    if not -1 <= wish <= 1:
+        raise InputError(f"The exposure is {wish!r}; it must lie in -1…1 (below 0: sold short).")
     by_hand = state._replace(spent=False) if isinstance(asked, Order) else state
     figures = (holding.equity, float(holding.position), float(holding.price), float(holding.target), wish)
-    allowed, broken = _allow(by_hand, rules.limits, *figures)
+    allowed, broken = _allow(by_hand, rules.limits(short), *figures)
     said = _said(broken, state, rules, holding, wish)
     if not isinstance(asked, Order):
         return allowed, said
     return (asked if allowed == wish else None), said
+
+
+def _check_order(
+    state: RiskState, asked: Order, rules: RiskRules, holding: Holding, orders: Sequence[Order]
+) -> tuple[Order | None, list[Refusal]]:
+    book = {one.id: one for one in orders} | {asked.id: asked}
+    side, quantity = 1 if asked.side == "buy" else -1, _quantity(asked, book)
+    against_parent = asked.parent in book and book[asked.parent].side not in ("", asked.side)
+    if against_parent or (asked.parent and asked.parent not in book) or side * holding.position <= -quantity:
+        return asked, []
+    price = next(p for p in (asked.limit, asked.stop, holding.price) if not math.isnan(p))
+    value, equity, held = quantity * price, holding.equity, holding.position * holding.price
+    for one in orders:
+        if one.kind == "target":
+            held = max(held, one.exposure * equity) if side > 0 else min(held, one.exposure * equity)
+    for one in orders:
+        parent = book.get(one.parent)
+        if one.side == asked.side and (not one.parent or (parent is not None and parent.side == one.side)):
+            held += side * _quantity(one, book) * next(p for p in (one.limit, one.stop, price) if not math.isnan(p))
+    wanted = (held + side * value) / equity if equity > 0 else side * math.inf
+    broken = (HALT if state.halted >= 0 else 0) | (DAILY if state.day_over else 0)
+    broken |= (GUARD if state.bars < state.paused_until else 0) | (COOLDOWN if state.bars < state.cooling_until else 0)
+    broken |= POSITION if rules.max_position < 1 and side * wanted > rules.max_position * (1 + 1e-9) else 0
+    broken |= (SMALL if value < rules.min_trade else 0) | (LOT if quantity < rules.lot else 0)
+    return None if broken else asked, _said(broken, state, rules, holding, wanted, value)
+
+
+def _quantity(order: Order, book: Mapping[str, Order]) -> float:
+    """What `order` may trade at the most; a child without a quantity of its own trades what its parent does."""
+    while math.isnan(order.quantity) and order.parent in book:
+        order = book[order.parent]
+    return 0.0 if math.isnan(order.quantity) else order.quantity
 
 
 def reset(state: RiskState) -> RiskState:
@@ -371,7 +422,8 @@ def _said(
         return []
     share = holding.position * holding.price / holding.equity if holding.equity > 0 else 0.0
     worth = abs(wanted - share) * holding.equity if value is None else value
-    left = {"stop_guard": state.paused_until - state.bars, "cooldown": state.cooling_until - state.bars}
+    cooling = state.cooling_until - state.bars
+    left = {"stop_guard": state.paused_until - state.bars, "cooldown": cooling if cooling > 0 else rules.cooldown_bars}
     texts = {
         "max_drawdown": f"Trading is halted: equity, now {state.equity:,.2f}, fell {100 * rules.max_drawdown:g} % or more below "
         f"its peak {state.peak:,.2f}. Reset the halt to trade on.",
@@ -379,10 +431,12 @@ def _said(
         f"{state.day_equity:,.2f} it began with. It goes on at 00:00 UTC.",
         "stop_guard": f"{rules.stop_guard} stops within {rules.stop_guard_within} bars: no entry for "
         f"{left['stop_guard']} closes, this one included.",
-        "cooldown": f"The position was sold: no entry for {left['cooldown']} closes, this one included.",
+        "cooldown": f"The position was closed: no entry for {left['cooldown']} closes, this one included.",
         "new_signal": "A stop or target has ended this trade; the next begins with a new signal.",
-        "max_position": f"{100 * wanted:.1f} % of equity in BTC is more than the {100 * rules.max_position:g} % allowed.",
+        "max_position": f"{100 * abs(wanted):.1f} % of equity {'in BTC' if wanted > 0 else 'sold short'} is more than the "
+        f"{100 * rules.max_position:g} % allowed.",
         "min_trade": f"A trade of {worth:,.2f} is worth less than the {rules.min_trade:,.2f} that it must be.",
         "lot": f"A trade of {worth / holding.price:.8f} BTC is less than the lot of {rules.lot:g} BTC.",
+        "allow_short": "The account sells nothing short: it holds cash instead. allow_short in [trading] would let it.",
     }
     return [(name, texts[name]) for name in refused_rules(bits)]

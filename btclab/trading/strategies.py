@@ -5,14 +5,15 @@
 
     bl.register_strategy("my_rule", my_rule)        # or by its file, everywhere a strategy is named: "mine.py:my_rule"
 
-It returns a Series with the index of the candles: the fraction of equity to hold from the next open on, 0…1, missing where
-it has no opinion (what is held stays). With a text for each bar, `(exposure, reasons)`, it says why. Keyword parameters
-with a default, after a `*`, are its parameters. `features` and `forecasts` are None where none were given. Row *t* may use
-rows up to *t* alone: `audit_strategy` finds out.
+It returns a Series with the index of the candles: the fraction of equity to hold from the next open on, −1…1, missing where it
+has no opinion (what is held stays). Below 0 it is sold short, which the account must allow (settings: `allow_short`). With a
+text for each bar, `(exposure, reasons)`, it says why. Keyword parameters with a default, after a `*`, are its parameters.
+`features` and `forecasts` are None where none were given. Row *t* may use rows up to *t* alone: `audit_strategy` finds out.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import hashlib
 import importlib.util
@@ -126,6 +127,7 @@ class Strategy:
 # The strategies that ship with btclab. Each is a function like one of yours.
 
 Exposure = Annotated[float, Parameter("of equity", "held while in the market", 0, 1)]
+Short = Annotated[float, Parameter("of equity", "sold short where it would hold cash", 0, 1)]
 
 
 def forecast(
@@ -136,9 +138,10 @@ def forecast(
     enter: Annotated[float, Parameter("probability", "buys when a rise becomes so likely", 0, 1)] = Rules.enter,
     exit: Annotated[float, Parameter("probability", "sells when a rise becomes so unlikely", 0, 1)] = Rules.exit,
     max_exposure: Exposure = 1.0,
+    short: Short = 0.0,
 ) -> Wish:
     """In the market while the calibrated forecast expects a rise; as `bl.make_signals`."""
-    return forecast_wish(candles, forecasts, Rules(enter, exit, max_exposure))
+    return forecast_wish(candles, forecasts, Rules(enter, exit, max_exposure, short))
 
 
 def composite(
@@ -152,6 +155,7 @@ def composite(
         Weights | Mapping[str, float] | None, Parameter("", "of the categories, by name; None: as in the settings")
     ] = None,
     max_exposure: Exposure = 1.0,
+    short: Short = 0.0,
 ) -> Wish:
     """In the market while the weighted scores of forecast, price, chain, sentiment, macro and derivatives speak for it."""
     if features is None and forecasts is None:
@@ -160,7 +164,7 @@ def composite(
     check_exposure("max_exposure", max_exposure)
     pushes = contributions(category_scores(features, forecasts), _weights(weights))
     score = composite_score(pushes).to_numpy()
-    wish = by_thresholds(score, buys, sells, max_exposure)
+    wish = by_thresholds(score, buys, sells, max_exposure, short)
 
     def reasons(held: np.ndarray) -> list[str]:
         parts = [number_texts(score, 0.01, lambda value: f"score {value:+.2f} =")]
@@ -204,13 +208,14 @@ def sma_cross(
     fast: Annotated[int, Parameter("bars", "of the quick average", 1)] = 50,
     slow: Annotated[int, Parameter("bars", "of the slow average", 2)] = 200,
     max_exposure: Exposure = 1.0,
+    short: Short = 0.0,
 ) -> Wish:
     """In the market while the quick simple moving average of the close is above the slow one."""
     if fast >= slow:
         raise InputError(f"fast is {fast}; it must be less than slow, which is {slow}.")
     check_exposure("max_exposure", max_exposure)
     gap = np.log(_indicator(candles, "sma", length=fast) / _indicator(candles, "sma", length=slow))
-    wish = np.where(np.isnan(gap), np.nan, np.where(gap > 0, max_exposure, 0.0))
+    wish = np.where(np.isnan(gap), np.nan, np.where(gap > 0, max_exposure, 0.0 - short))
 
     def reasons(held: np.ndarray) -> list[str]:
         text = f"mean of {fast} bars {{:+.2f}} % from that of {slow}"
@@ -228,18 +233,21 @@ def rsi_reversion(
     enter: Annotated[float, Parameter("0…100", "buys when the RSI has fallen so far", 0, 100)] = 30.0,
     exit: Annotated[float, Parameter("0…100", "sells when it has come back so far", 0, 100)] = 55.0,
     max_exposure: Exposure = 1.0,
+    short: Short = 0.0,
 ) -> Wish:
     """Buys what has fallen fast and sells it when it has recovered, by the relative strength index (Wilder 1978)."""
     if enter >= exit:
         raise InputError(f"enter is {enter:g}; it must be less than exit, which is {exit:g}.")
     check_exposure("max_exposure", max_exposure)
     rsi = _indicator(candles, "rsi", length=length)
-    wish = by_thresholds(-rsi, -enter, -exit, max_exposure)
+    wish = by_thresholds(-rsi, -enter, -exit, max_exposure, short)
 
     def reasons(held: np.ndarray) -> list[str]:
         level = number_texts(rsi, 0.1, lambda value: f"RSI {value:.1f}", "the RSI is warming up")
         keep = np.where(held > 0, f": above enter {enter:g}, waits for exit {exit:g}", f": waits for enter {enter:g}")
-        sure = np.where(wish > 0, f": at or below enter {enter:g}: hold BTC", f": at or above exit {exit:g}: hold cash")
+        keep = np.where(held < 0, f": below exit {exit:g}, keeps the short position until enter {enter:g}", keep)
+        above = "sell short" if short else "hold cash"
+        sure = np.where(wish > 0, f": at or below enter {enter:g}: hold BTC", f": at or above exit {exit:g}: {above}")
         rule = np.where(np.isnan(rsi), "", np.where(np.isnan(wish), keep, sure)).tolist()
         return list(map("".join, zip(level, rule, strict=True)))
 
@@ -315,15 +323,32 @@ def register_strategy(name: str, function: Callable[..., Any], needs: tuple[str,
 
 
 def resolve_strategy(name: str | Strategy) -> Strategy:
-    """The strategy called `name`, or the function in a file: "mine.py:my_rule". Raises `InputError` if there is none."""
+    """The strategy called `name`, or the function in a file: "mine.py:my_rule". Raises `InputError` if there is none.
+
+    A name may say values of parameters, as in Python and as signals and ledgers write it: "sma_cross(fast=20, short=0.5)".
+    """
     if isinstance(name, Strategy):
         return name
+    if name.endswith(")") and "(" in name:
+        plain, _, given = name.partition("(")
+        return resolve_strategy(plain.strip()).having(**_values(name, given[:-1]))
     if ".py:" in name:
         path, _, function = name.rpartition(":")
         return _described(name, _load(Path(path), function), (), tuple(INPUTS))
     if name not in STRATEGIES:
         raise unknown("strategy", name, STRATEGIES, "One in a file is named as mine.py:my_rule.")
     return STRATEGIES[name]
+
+
+def _values(name: str, given: str) -> dict[str, Any]:
+    """The parameters in the brackets of a strategy's name."""
+    try:
+        call = ast.parse(f"f({given})", mode="eval").body
+        if isinstance(call, ast.Call) and not call.args and all(one.arg for one in call.keywords):
+            return {str(one.arg): ast.literal_eval(one.value) for one in call.keywords}
+    except (SyntaxError, ValueError):
+        pass
+    raise InputError(f"Strategy {name!r} cannot be read; write its parameters as in 'sma_cross(fast=20, slow=100)'.")
 
 
 def strategy(name: str | Strategy, **parameters: Any) -> Strategy:

@@ -26,32 +26,35 @@ class Rules:
     """Buy when `prob_up` reaches `enter`, sell when it falls to `exit`, in between keep what is held.
 
     The distance between the two is the hysteresis that keeps fees from eating a small edge. `max_exposure` is the
-    fraction of equity held when in the market.
+    fraction of equity held when in the market; `short` the one sold short in place of holding cash, 0: none.
     """
 
     enter: float = 0.52
     exit: float = 0.48
     max_exposure: float = 1.0
+    short: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.exit < self.enter <= 1:
             raise InputError(f"exit {self.exit!r} and enter {self.enter!r} must be probabilities with exit < enter.")
         check_exposure("max_exposure", self.max_exposure)
+        if not 0 <= self.short <= 1:
+            raise InputError(f"short is {self.short!r}; it must lie in 0…1 (of equity; 0: nothing is sold short).")
 
 
 def check_exposure(name: str, value: float) -> None:
-    """Raise `InputError` unless `value` is a fraction of equity that a spot account can hold."""
+    """Raise `InputError` unless `value` is a fraction of equity above 0: more than all of it is never bet."""
     if not 0 < value <= 1:
-        raise InputError(f"{name} is {value!r}; it must be above 0 and at most 1 (spot, no margin).")
+        raise InputError(f"{name} is {value!r}; it must be above 0 and at most 1 (no borrowed money).")
 
 
 @dataclass(frozen=True)
 class Wish:
     """What a strategy wants at the close of each bar.
 
-    `exposure` [bar] is a fraction of equity, missing (NaN) where it has no opinion: what is held stays. `known` [bar] is
-    False where it lacks the data to have one (None: never). `reasons` are a text per bar, or a function that writes them
-    once it is known what is held: `reasons(held)`, with `held` the exposure [bar].
+    `exposure` [bar] is a fraction of equity, −1…1, below 0 sold short, missing (NaN) where it has no opinion: what is held
+    stays. `known` [bar] is False where it lacks the data to have one (None: never). `reasons` are a text per bar, or a function
+    that writes them once it is known what is held: `reasons(held)`, with `held` the exposure [bar].
     """
 
     exposure: np.ndarray
@@ -62,19 +65,20 @@ class Wish:
 def make_signals(candles: pd.DataFrame, forecasts: pd.DataFrame, rules: Rules | None = None) -> pd.DataFrame:
     """One row per bar, decided at its close: `side` (buy, sell, hold), `exposure`, `confidence`, `reasons`, `in_sample`.
 
-    `exposure` is the target fraction of equity in BTC from the next open on; it starts at 0 and is missing while there
-    is no forecast yet. `confidence` is the calibrated probability that the coming return has the sign that `exposure`
-    bets on: `prob_up` while invested, 1 − `prob_up` while not. Raises `InputError` if the indices differ.
+    `exposure` is the target fraction of equity in BTC from the next open on, below 0 sold short; it starts at 0 and is
+    missing while there is no forecast yet. `confidence` is the calibrated probability that the coming return has the sign
+    that `exposure` bets on: `prob_up` while invested, 1 − `prob_up` while in cash or short. Raises `InputError` if the
+    indices differ.
     """
     return signal_table(candles, forecast_wish(candles, forecasts, rules or Rules()), forecasts)[0]
 
 
 def forecast_wish(candles: pd.DataFrame, forecasts: pd.DataFrame, rules: Rules) -> Wish:
-    """In the market from `rules.enter` on, out of it from `rules.exit` down, by `prob_up`. Raises as `make_signals` does."""
+    """In the market from `rules.enter` on, in cash or short from `rules.exit` down, by `prob_up`. Raises as `make_signals`."""
     check_forecasts(candles, forecasts)
     prob_up = forecasts["prob_up"].to_numpy(dtype=float)
     mean = forecasts["mean"].to_numpy(dtype=float)
-    wish = by_thresholds(prob_up, rules.enter, rules.exit, rules.max_exposure)
+    wish = by_thresholds(prob_up, rules.enter, rules.exit, rules.max_exposure, rules.short)
     enter, exit_ = f"{100 * rules.enter:g} %", f"{100 * rules.exit:g} %"
 
     def reasons(held: np.ndarray) -> list[str]:
@@ -144,10 +148,10 @@ def _exposure(answer: Any, index: pd.Index, name: str) -> np.ndarray:
         exposure = answer.to_numpy(dtype=float, na_value=np.nan)
     except (TypeError, ValueError) as error:
         raise _wrong(name, f"values of type {answer.dtype}, which are no numbers: {error}") from None
-    bad = np.flatnonzero((exposure < 0) | (exposure > 1))  # infinite ones among them; missing compares as false
+    bad = np.flatnonzero((exposure < -1) | (exposure > 1))  # infinite ones among them; missing compares as false
     if len(bad):
         what = f"the exposure {exposure[bad[0]]:g} at {index[bad[0]]}"
-        raise _wrong(name, f"{what}; it must lie in 0…1 (spot, long only), or be missing: no opinion")
+        raise _wrong(name, f"{what}; it must lie in −1…1 (below 0: sold short), or be missing: no opinion")
     return exposure
 
 
@@ -173,13 +177,15 @@ def _plain_reasons(exposure: np.ndarray) -> Callable[[np.ndarray], list[str]]:
 # From a wish to signals
 
 
-def by_thresholds(value: np.ndarray, enter: float, exit: float, exposure: float = 1.0) -> np.ndarray:
-    """`exposure` where `value` ≥ `enter`, 0 where it is ≤ `exit`, missing in between (hysteresis) and where it is missing."""
-    return np.where(value >= enter, exposure, np.where(value <= exit, 0.0, np.nan))
+def by_thresholds(
+    value: np.ndarray, enter: float, exit: float, exposure: float = 1.0, short: float = 0.0
+) -> np.ndarray:
+    """`exposure` where `value` ≥ `enter`, −`short` where ≤ `exit`, missing in between (hysteresis) and where `value` is."""
+    return np.where(value >= enter, exposure, np.where(value <= exit, 0.0 - short, np.nan))
 
 
 class Held(NamedTuple):
-    """What a strategy held after a bar, on which the next depends: `exposure`, and for how many closes it has been out."""
+    """What a strategy held after a bar, on which the next depends: `exposure`, and how many closes ago it last left."""
 
     exposure: float = 0.0
     out: int = 1_000_000_000  # never in
@@ -187,26 +193,28 @@ class Held(NamedTuple):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def hold(wish, codes, cooldown, before, first):  # type: ignore[no-untyped-def]
-    """What is held after each bar [float], what refused an entry in it [int8, 0: nothing], and what is `Held` in the end.
+    """What is held after each bar [float], what refused an entry in it [int8], and what is `Held` in the end.
 
-    It follows `wish` (NaN: keeps what is held), but does not enter where `codes` is not 0, nor at the `cooldown` closes after
-    the one at which it left. It begins at bar number `first` with what was held `before`.
+    It follows `wish` (NaN: keeps what is held), but does not enter where `codes` [2, bar] (0: to buy, 1: to sell short) is not
+    0, nor at the `cooldown` closes after the one at which it left. A change of sides leaves and enters at one close; where the
+    entry is refused, or there is a cooldown, it only leaves. What refused one is a code, below 0 for one to sell short; 0:
+    nothing did. It begins at bar number `first` with what was held `before`.
     """
     held, refused = np.full(len(wish), before.exposure), np.zeros(len(wish), np.int8)
     now, out = before.exposure, before.out
     for t in range(first, len(wish)):
         want = wish[t]
-        if now == 0 and want > 0:
-            if codes[t] != 0:
-                refused[t] = codes[t]
-            elif out < cooldown:
-                refused[t] = COOLDOWN
-            else:
-                now = want
-        elif now > 0 and want == 0:
+        if now != 0 and (want == 0 or (now > 0 and want < 0) or (now < 0 and want > 0)):
             now, out = 0.0, -1
-        elif want > 0:
-            now = want
+        if want > 0 or want < 0:
+            side = 0 if want > 0 else 1
+            code = codes[side, t]
+            if code == 0 and max(out, 0) < cooldown:
+                code = COOLDOWN
+            if now != 0 or code == 0:
+                now = want
+            else:
+                refused[t] = -code if side else code
         held[t] = now
         out += 1
     return held, refused, Held(now, out)
@@ -227,7 +235,7 @@ def signal_table(
     was held until then; the table has the new ones alone.
     """
     count, before = len(candles), before or Held()
-    codes = np.zeros(count, np.int8) if verdict is None else verdict.codes
+    codes = np.zeros((2, count), np.int8) if verdict is None else verdict.codes
     cooldown = 0 if verdict is None else int(verdict.filters.cooldown_bars)
     held, refused, after = hold(np.asarray(wish.exposure, dtype=np.float64), codes, cooldown, before, first)
     known = np.ones(count, dtype=bool) if wish.known is None else wish.known
@@ -257,7 +265,7 @@ def signal_table(
 
 
 def sides(exposure: np.ndarray, before: float = 0.0) -> np.ndarray:
-    """`buy` and `sell` where the exposure differs from the last one known (`before` at first), else `hold`."""
+    """`buy` and `sell` where the exposure is above or below the last one known (`before` at first), else `hold`."""
     path = np.concatenate([[before], exposure])
     last = np.maximum.accumulate(np.where(np.isnan(path), 0, np.arange(len(path))))
     held = path[last[:-1]]
@@ -277,13 +285,12 @@ def latest_signal(signals: pd.DataFrame, forecasts: pd.DataFrame | None = None) 
 
 def rule_texts(wish: np.ndarray, held: np.ndarray, enter: str, exit: str) -> list[str]:
     """Which side of its thresholds decided each bar, and what it means for what is `held`."""
-    between = f"; between exit {exit} and enter {enter}: keep "
-    texts = np.array(
-        [between + "cash", between + "the position", f"; at or below exit {exit}: hold cash", ""], dtype=object
-    )
-    texts[3] = f"; at or above enter {enter}: hold BTC"
-    code = np.where(np.isnan(wish), (held > 0).astype(np.int8), np.where(wish > 0, 3, 2))
-    return texts[code].tolist()
+    between, below = f"; between exit {exit} and enter {enter}: keep ", f"; at or below exit {exit}: "
+    kept = [between + text for text in ("the short position", "cash", "the position")]
+    told = [below + "sell short", below + "hold cash", f"; at or above enter {enter}: hold BTC"]
+    texts = np.array([*kept, *told], dtype=object)
+    missing = np.isnan(wish)
+    return texts[np.sign(np.where(missing, held, wish)).astype(np.int8) + np.where(missing, 1, 4)].tolist()
 
 
 def number_texts(values: np.ndarray, step: float, write: Callable[[float], str], missing: str = "") -> list[str]:

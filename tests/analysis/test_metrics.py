@@ -228,6 +228,7 @@ def test_how_the_account_traded_by_hand(traded):
             "win_rate": 100 / 3,
             "profit_factor": 3.0,
             "fees": 2.5,
+            "interest": 0.0,
             "turnover": 2 * 36.5,
         }
     )

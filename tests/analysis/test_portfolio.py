@@ -11,20 +11,19 @@ import pytest
 import btclab as bl
 from btclab.analysis.portfolio import (
     INTEREST,
-    LONG,
-    LONG_BY_ORDER,
     OPEN,
     account_statement,
     open_lots,
     profit_by,
 )
-from btclab.errors import InputError, LedgerError, TooFewBars
+from btclab.errors import InputError, TooFewBars
 from btclab.market.candles import resample
-from btclab.records import Bar, Costs, Fill
+from btclab.records import Bar, Costs, Fill, Margin, Movement
 from btclab.trading.broker import PaperBroker
-from btclab.trading.ledger import Entry, Ledger, Movement
+from btclab.trading.ledger import Entry, Ledger
 
 COSTS = Costs(10, 5)
+LONG, LONG_BY_ORDER = "long, without scores", "long, by an order of its own"
 
 
 def ns(day):
@@ -167,6 +166,79 @@ def test_what_was_closed_by_hand_is_no_signal(market):
     said = account_statement(broker.ledger, candles=market.iloc[:20])
     assert said.by_exit().index.tolist() == ["by hand"]
     assert said.by_category().index.tolist() == [LONG]
+
+
+# What is sold short
+
+SHORT = [
+    entry("2021-01-30", 100.0, scores={"technical": -0.3, "sentiment": -0.1, "macro": 0.2}),
+    entry("2021-01-31", 90.0, [("sell", 5.0, 100.0, 1.0, "target")]),
+    entry("2021-02-01", 95.0, movements=[Movement("interest", -0.1)]),
+    entry("2021-02-02", 110.0, [("buy", 2.0, 105.0, 0.5, "stop")], [Movement("interest", -0.2)]),
+]
+
+
+def test_a_short_lot_earns_what_the_price_falls_by_and_pays_interest(kept):
+    said = account_statement(kept(SHORT))
+    expected = {
+        "closed": 2 * (100 - 105) - 1.0 * 2 / 5 - 0.5,
+        "open": 3 * (100 - 110) - 1.0 * 3 / 5,
+        "interest": -0.3,
+        "profit": -10.9 - 30.6 - 0.3,
+        "closing": 1000 - 41.8,
+    }
+    assert {name: said.totals[name] for name in expected} == pytest.approx(expected)
+    assert said.metrics["interest"] == pytest.approx(0.3)
+    assert said.curve["exposure"].lt(0).tolist() == [False, True, True, True]
+    (trade,) = said.trades.to_dict("records")
+    assert (trade["side"], trade["quantity"], trade["reason"]) == ("short", 2.0, "stop")
+
+
+def test_an_open_short_lot_is_owed(kept):
+    (lot,) = account_statement(kept(SHORT)).lots.to_dict("records")
+    values = (lot["quantity"], lot["price"], lot["cost"], lot["value"], lot["unrealised"], lot["fees"])
+    assert values == pytest.approx((-3.0, 100.0, -300.0, -330.0, -30.0, 0.6))
+    assert lot["side"] == "short"
+
+
+def test_profit_by_side_is_that_of_the_whole(kept):
+    turned = [*SHORT, entry("2021-02-03", 110.0, [("buy", 5.0, 110.0, 0.0, "market")])]
+    turned += [entry("2021-02-04", 120.0, [("sell", 2.0, 120.0, 0.0, "market")])]
+    said = account_statement(kept(turned))
+    assert said.by_side()["pnl"].to_dict() == pytest.approx({"long": 20.0, "short": -41.5, INTEREST: -0.3})
+    assert said.by_side()["trades"].tolist() == [1, 2, 0]
+
+
+def test_the_categories_that_spoke_for_a_short_sale_share_what_became_of_it(kept):
+    rows = account_statement(kept(SHORT)).by_category()["pnl"]
+    expected = {"technical": -10.9 * 0.75, "sentiment": -10.9 * 0.25, OPEN: -30.6, INTEREST: -0.3}
+    assert rows.to_dict() == pytest.approx(expected)
+
+
+def test_the_parts_of_a_short_account_are_its_whole(kept):
+    ledger = kept(SHORT)
+    parts = [account_statement(ledger, *span).totals for span in ((None, "2021-02-01"), ("2021-02-01", None))]
+    whole = account_statement(ledger).totals
+    for name in ("profit", "closed", "open", "interest", "fees"):
+        assert sum(one[name] for one in parts) == pytest.approx(whole[name]), name
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_an_account_that_sells_short_has_the_same_statement_in_memory_on_disk_and_in_the_backtest(market, home, seed):
+    steps = np.random.default_rng(seed).choice([-1.0, -0.5, 0.0, 1.0, np.nan], size=len(market), p=[0.02] * 4 + [0.92])
+    wish, margin = pd.Series(steps, market.index), Margin()
+    memory = PaperBroker(10_000.0, COSTS, margin=margin)
+    memory.run(market, wish)
+    disk = PaperBroker.open("sqlite:///data/ledger.db", 10_000, COSTS, timeframe="4h", margin=margin)
+    disk.run(market, wish)
+    result = bl.backtest(market, wish.to_frame("exposure"), COSTS, 10_000, margin=margin)
+    kept = account_statement(disk.ledger, attrs=market.attrs)
+    disk.ledger.close()
+    for said in (account_statement(memory.ledger, candles=market), kept):
+        assert said.metrics == pytest.approx(result.metrics, rel=1e-6)
+        assert said.equity.to_numpy() == pytest.approx(result.equity.to_numpy(), abs=1e-6)
+        assert said.totals["interest"] == pytest.approx(-result.metrics["interest"]) != 0.0
+        assert set(said.trades["side"]) == {"long", "short"}
 
 
 # A part of the time
@@ -327,12 +399,6 @@ def test_an_unknown_period_names_those_there_are(kept):
         account_statement(kept(BY_HAND)).by("week")
     with pytest.raises(InputError, match="day, month, year"):
         profit_by(kept(BY_HAND), "week")
-
-
-def test_a_short_position_is_refused_rather_than_counted_wrong(kept):
-    short = [entry("2021-01-01", 100.0), entry("2021-01-02", 100.0, [("sell", 1.0, 100.0, 0.0, "market")])]
-    with pytest.raises(LedgerError, match="short at 2021-01-02"):
-        account_statement(kept(short))
 
 
 def test_an_account_in_memory_needs_the_candles_it_traded(market):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -238,6 +239,42 @@ def test_day_average_begins_anew_with_each_day(rows):
             assert np.isnan(out[t])
 
 
+STEPS = st.lists(st.integers(1, 3) | st.sampled_from([7, 40, 200]), min_size=1, max_size=120)
+
+
+def faded(steps: list[int], half_life: float, blocks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values, how long each spans, and their clock, which goes on by `steps`."""
+    clock = np.cumsum(steps, dtype=np.int64) + 1_000
+    values = np.random.default_rng(len(steps)).random(len(steps))
+    return values, np.diff(clock, prepend=clock[0]).astype(float), clock
+
+
+@plain
+@given(STEPS, st.floats(0.3, 12), st.integers(1, 6))
+def test_a_fading_mean_weighs_by_age_in_whole_blocks_of_the_clock(steps, half_life, blocks):
+    values, spans, clock = faded(steps, half_life, blocks)
+    length, expected = math.ceil(half_life), np.full(len(steps), np.nan)
+    for t in range(1, len(steps)):
+        begins = (clock[t] // length - blocks) * length
+        if clock[0] < begins:
+            seen = np.flatnonzero((clock >= begins) & (clock <= clock[t]))
+            weight = 0.5 ** ((clock[t] - clock[seen]) / half_life)
+            expected[t] = (weight * values[seen]).sum() / (weight * spans[seen]).sum()
+    np.testing.assert_allclose(kernels.fading_mean(values, spans, clock, half_life, blocks), expected, rtol=1e-9)
+
+
+@plain
+@given(STEPS, st.floats(0.3, 12), st.integers(1, 6), st.data())
+def test_a_fading_mean_is_bit_identical_wherever_the_history_begins(steps, half_life, blocks, data):
+    values, spans, clock = faded(steps, half_life, blocks)
+    start = data.draw(st.integers(0, len(steps) - 1))
+    whole = kernels.fading_mean(values, spans, clock, half_life, blocks)[start:]
+    later = kernels.fading_mean(values[start:], spans[start:], clock[start:], half_life, blocks)
+    known = clock[start:] - clock[start] >= (blocks + 1) * math.ceil(half_life)
+    assert not np.isnan(later[known]).any()
+    np.testing.assert_array_equal(later, np.where(np.isnan(later), np.nan, whole))
+
+
 @pytest.mark.parametrize("name", WINDOWS)
 def test_a_window_longer_than_the_data_gives_nothing(name):
     out = WINDOWS[name](np.arange(5.0), 6)
@@ -254,6 +291,7 @@ def test_loops_over_no_bars_or_one_end():
     for bars in (0, 1):
         x = np.ones(bars)
         assert len(kernels.smooth(x, 3, 0.5)) == bars
+        assert len(kernels.fading_mean(x, x, np.zeros(bars, np.int64), 3.0, 2)) == bars
         assert len(kernels.parabolic(x, x, 0.02, 0.02, 0.2)[0]) == bars
         assert len(kernels.supertrend(x, x, x)[0]) == bars
         assert len(kernels.last_peak(x, 2, 5)) == bars

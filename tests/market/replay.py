@@ -37,6 +37,12 @@ MARKETS = {
             "filters": [
                 {"filterType": "PRICE_FILTER", "minPrice": "0.01", "maxPrice": "1000000.00", "tickSize": "0.01"},
                 {"filterType": "LOT_SIZE", "minQty": "0.00001", "maxQty": "9000.00", "stepSize": "0.00001"},
+                {
+                    "filterType": "NOTIONAL",
+                    "minNotional": "5.00",
+                    "applyMinToMarket": True,
+                    "maxNotional": "9000000.00",
+                },
             ],
             "permissions": ["SPOT"],
         }

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from btclab.errors import DataUnavailable, InputError
+from btclab.errors import DataUnavailable, InputError, NotListed
 from btclab.market.candles import between, close_times, fingerprint, validate_candles
 from btclab.market.exchange import ExchangeSource
 from tests.conftest import SHARED
@@ -383,6 +383,11 @@ def test_symbol_that_is_not_listed_is_named(server):
     with pytest.raises(DataUnavailable, match="binance: does not list BTC/XYZ"):
         list(ExchangeSource("binance").fetch("BTC/XYZ", "1h", START, END))
     assert server.asked == []
+
+
+def test_timeframe_that_the_exchange_has_not_is_said_without_asking_it():
+    with pytest.raises(NotListed, match=r"coinbase: has no bars of 4h, only of 1m, 5m, .*--timeframe"):
+        list(ExchangeSource("coinbase").fetch("BTC/USD", "4h", START, END))
 
 
 @pytest.mark.parametrize("name", ["binance", "kraken", "coinbase", "bitstamp"])

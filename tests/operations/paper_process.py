@@ -49,8 +49,8 @@ def trader_on(
         if last is not None:
             first = int(candles.index.searchsorted(pd.Timestamp(last.timestamp, tz="UTC"), side="right"))
         notifier, live = given.pop("notifier", None), bool(given.pop("live", False))
-        named = strategy(chosen)
-        decider = Decider(named, candles.iloc[:first], filters=Filters(), sizing=Sizing(), memory=kept, **given)  # type: ignore[arg-type]
+        named, given = strategy(chosen), {"filters": Filters(), "sizing": Sizing(), **given}
+        decider = Decider(named, candles.iloc[:first], memory=kept, **given)  # type: ignore[arg-type]
         teller = Teller(notifier, settings().notifications, "BTC/USDT", "1h", simulated=True)  # type: ignore[arg-type]
         return PaperTrader(broker, decider, rules, teller, "simulated:7", live), candles.iloc[first:]
     except BaseException:

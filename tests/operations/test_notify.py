@@ -168,6 +168,11 @@ def test_figures_have_their_units(kind, title, body):
     assert (message.title, message.body) == (title, body)
 
 
+def test_what_is_sold_short_is_called_so():
+    assert "short 0.125 BTC" in told("fill", position=-0.125).body
+    assert "holding 0 BTC" in told("stop", position=0.0).body
+
+
 def test_amounts_are_of_the_market_and_times_of_the_zone():
     assert "0.0123 BTC at 64,100.00 EUR" in render("fill", FIGURES, "BTC/EUR").title
     assert "14:00 CEST" in render("test", FIGURES, zone=BERLIN).body

@@ -431,6 +431,21 @@ def test_bars_that_cannot_be_are_told_and_left_out(market, home):
     assert len(tables()[3]) == 30
 
 
+def test_a_late_bar_is_told_once_and_a_repeated_one_is_not(market, home):
+    good = bars(market.iloc[FIRST : FIRST + 30])
+    sent = Recorder()
+    trader, _ = trader_on(market, URL, NONE, SWIFT, notifier=sent)
+    follow(trader, lambda: Played([*good[:10], good[9], good[3], good[4], *good[10:]]))
+    trader.tape.close()
+    assert dict(trader.ignored) == {"repeated": 1, "late": 2}
+    told = [figures["error"] for kind, figures in sent.told if kind == "error"]
+    assert [text.partition(":00+")[0] for text in told] == [
+        f"The bar {good[number].timestamp:%Y-%m-%d %H:%M}" for number in (3, 4)
+    ]
+    assert all("is late: it is not after the last bar" in text for text in told)
+    assert {key for kind, key in sent.keys if kind == "error"} == {"a bar of simulated:7:late"}  # so a channel gets one
+
+
 def test_a_live_feed_that_gives_up_is_made_anew_from_the_last_bar(market, home, monkeypatch, caplog):
     monkeypatch.setattr(paper, "FIRST_WAIT_S", 0.01)
     made = []
@@ -559,10 +574,10 @@ def test_a_locked_database_stops_it_with_the_remedy(market, home, monkeypatch):
 def test_an_order_by_hand_is_placed_once_and_fills_after_that(market, home):
     run(market.iloc[: FIRST + 10], "buy_and_hold", RiskRules(max_position=0.5))
     with Ledger.open(URL, mode="read") as ledger:
-        ledger.request("order", {"kind": "market", "side": "buy", "quantity": 0.01}, "mine")
+        ledger.request("order", {"kind": "market", "side": "sell", "quantity": 0.01}, "mine")
         with pytest.raises(LedgerError, match="used once"):
-            ledger.request("order", {"kind": "market", "side": "buy", "quantity": 0.01}, "mine")
-    run(market, "buy_and_hold", RiskRules(max_position=0.6), cuts=[FIRST + 11, FIRST + 12])
+            ledger.request("order", {"kind": "market", "side": "sell", "quantity": 0.01}, "mine")
+    run(market, "buy_and_hold", RiskRules(max_position=0.5), cuts=[FIRST + 11, FIRST + 12])
     fills, orders, events, _ = tables()
     mine = fills[fills["order"] == "mine"]
     assert mine.index.tolist() == [market.index[FIRST + 11]]  # decided at the close of the bar before
@@ -779,8 +794,8 @@ def test_what_does_not_exist_is_said_before_a_ledger_is_made(home):
         Choice("simulated:1", strategy="sma_cross", parameters={"fast": 300}),
         Choice("simulated:1", strategy="sma_cross", start="2031-01-01"),
         Choice("simulated:1", strategy="sma_cross", ledger="memory://"),
-        Choice("binance", strategy="sma_cross"),  # nobody answers
-        Choice(strategy="sma_cross"),
+        Choice("binance", strategy="sma_cross", patience_s=0),  # nobody answers
+        Choice(strategy="sma_cross", patience_s=0),
     ):
         with pytest.raises((InputError, bl.errors.BtclabError)), opened(choice):
             pass

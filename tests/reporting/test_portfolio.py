@@ -12,7 +12,7 @@ import pytest
 from IPython.display import HTML
 
 from btclab.analysis.portfolio import account_statement
-from btclab.records import Bar, Costs, Order
+from btclab.records import Bar, Costs, Margin, Order
 from btclab.reporting import portfolio
 from btclab.trading.broker import PaperBroker, bars_of
 
@@ -41,6 +41,16 @@ def idle(candles):
 
 
 @pytest.fixture(scope="module")
+def short(candles):
+    """An account that turns between half long and half short every day, and is short at the end."""
+    broker = PaperBroker(10_000.0, Costs(10, 5), margin=Margin())
+    wish = pd.Series(np.nan, candles.index)
+    wish.iloc[::48], wish.iloc[24::48] = 0.5, -0.5
+    broker.run(candles, wish)
+    return account_statement(broker.ledger, candles=candles)
+
+
+@pytest.fixture(scope="module")
 def held(statement):
     return statement.held()
 
@@ -54,10 +64,11 @@ def figures(statement, held):
         "trades": portfolio.trades(statement),
         "exit": portfolio.attribution(statement, "exit"),
         "category": portfolio.attribution(statement, "category"),
+        "side": portfolio.attribution(statement, "side"),
     }
 
 
-NAMES = ["equity", "months", "profit", "trades", "exit", "category"]
+NAMES = ["equity", "months", "profit", "trades", "exit", "category", "side"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -66,7 +77,7 @@ def test_a_figure_of_simulated_data_says_so_and_has_a_title(figures, name):
     assert isinstance(figure, go.Figure)
     assert any("SIMULATED MARKET · simulated:7" in (a.text or "") for a in figure.layout.annotations)
     assert figure.layout.title.text
-    sideways = ("exit", "category")  # whose rows carry their names
+    sideways = ("exit", "category", "side")  # whose rows carry their names
     assert all(axis.title.text for axis in figure.select_yaxes()) or name in sideways
 
 
@@ -100,7 +111,7 @@ def test_the_days_add_up_to_the_profit(figures, statement):
     )  # rounded to the cent each
 
 
-@pytest.mark.parametrize("name", ["exit", "category"])
+@pytest.mark.parametrize("name", ["exit", "category", "side"])
 def test_the_bars_of_an_attribution_add_up_to_the_profit(figures, statement, name):
     assert sum(figures[name].data[0].x) == pytest.approx(statement.totals["profit"], abs=0.05)
 
@@ -154,6 +165,35 @@ def test_what_was_measured_in_sample_is_called_so(statement):
     assert portfolio.summary(seen).data.startswith("**In sample")
     assert "IN SAMPLE" in portfolio.equity(seen).layout.title.text
     assert portfolio.metrics(seen)["metric"].str.startswith("in sample: ").all()
+
+
+def test_what_is_sold_short_is_shown_below_nothing_and_called_so(short):
+    axis = portfolio.equity(short).layout.yaxis3.range
+    assert axis[0] < -100 < 100 < axis[1]
+    assert "had sold it short in **" in portfolio.exposure(short).data
+    assert portfolio.exposure(short).data.endswith("% are sold short.")
+    assert "<td>short</td>" in portfolio.lots(short).data
+    assert set(portfolio.trade_list(short, 50)["side"]) == {"long", "short"}
+    symbols = {one for line in portfolio.trades(short).data for one in line.marker.symbol}
+    assert symbols == {"circle", "triangle-down"}
+    shown = portfolio.attribution(short, "side").data[0]
+    assert set(shown.y) == {"bought", "sold short", "still open", "interest"}
+    assert sum(shown.x) == pytest.approx(short.totals["profit"], abs=0.05)
+
+
+def test_a_short_position_is_owed_in_the_account_and_interest_is_told(short):
+    rows = portfolio.account(short).set_index("account")["value"].str.replace(",", "").astype(float)
+    assert rows.iloc[8] == pytest.approx(short.lots["value"].sum(), abs=0.01)
+    assert rows.iloc[8] < 0
+    assert rows["· cash"] + rows.iloc[8] == pytest.approx(rows["closing"], abs=0.02)
+    assert f"interest **{-short.totals['interest']:,.2f} USDT**" in portfolio.fees(short).data
+
+
+def test_a_long_account_says_nothing_of_shorts(statement):
+    assert "short" not in portfolio.exposure(statement).data
+    assert "interest" not in portfolio.fees(statement).data
+    assert "side" not in portfolio.trade_list(statement)
+    assert portfolio.equity(statement).layout.yaxis3.range[0] == 0
 
 
 def test_an_account_that_never_traded_says_so(idle):

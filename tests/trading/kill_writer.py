@@ -12,8 +12,11 @@ import random
 import sys
 from itertools import count
 
+from sqlalchemy import create_engine
+
 from btclab.records import Bar, Fill, Market, Order, OrderEvent
 from btclab.trading.ledger import store
+from btclab.trading.ledger.database import address
 from btclab.trading.ledger.store import Entry, Ledger
 
 HOUR = 3_600_000_000_000  # ns
@@ -61,6 +64,7 @@ def write(url: str) -> None:
 
 
 if __name__ == "__main__":
+    create_engine(address(sys.argv[1])[0])  # imports the driver
     for _ in sys.stdin:
         if child := os.fork():
             _, status = os.waitpid(child, 0)

@@ -1,7 +1,7 @@
 """The rules of `docs/orders.md` once more, slow and obvious: plain Python, one order at a time, nothing shared with btclab.
 
-Only the records (Order, Bar, Costs, Market) are btclab's. Amounts are reckoned in the same order as the engine does, so that
-the two are compared to the last digit. The strategies below draw orders and candles with round numbers, so that prices meet.
+Only the records (Order, Bar, Costs, Market, Margin) are btclab's. Amounts are reckoned in the same order as the engine does, so
+that the two are compared to the last digit. The strategies below draw orders and candles with round numbers, so that prices meet.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ from types import SimpleNamespace
 
 from hypothesis import strategies as st
 
-from btclab.records import Bar, Costs, Market, Order
+from btclab.records import Bar, Costs, Margin, Market, Order
 
 HOUR = 3_600_000_000_000
+YEAR = 365 * 24 * HOUR
 NAN = math.nan
 
 
 class Exchange:
     """One account. `walk(bar)`, then `decide(target)` and `submit(order)` at its close."""
 
-    def __init__(self, cash, costs, market=None, latency=0, band=None):
+    def __init__(self, cash, costs, market=None, latency=0, band=None, margin=None):
         self.cash, self.position, self.costs, self.market = cash, 0.0, costs, market or Market()
-        self.latency, self.band = latency, band
+        self.latency, self.band, self.margin, self.interest = latency, band, margin, 0.0
         self.target, self.steered, self.bar = 0.0, True, None
         self.book, self.fills, self.events = [], [], []
 
@@ -71,11 +72,21 @@ class Exchange:
             close <= order.stop if falling else close >= order.stop
         ):
             return "wrong_side"
-        if order.side == "sell":
-            return "insufficient_position" if order.quantity > self.position * (1 + 1e-9) else ""
         slip = 0.0 if order.kind in ("limit", "stop_limit") else self.costs.slippage_bps / 10_000
+        if order.side == "sell":
+            most = self.most_to_sell(price * (1 - slip), self.costs.fee_bps / 10_000)
+            short = "insufficient_margin" if self.margin else "insufficient_position"
+            return short if order.quantity > most * (1 + 1e-9) else ""
+        if order.quantity <= -self.position:
+            return ""  # it buys back
         need = order.quantity * (price * (1 + slip)) * (1 + self.costs.fee_bps / 10_000)
         return "insufficient_funds" if need > self.cash * (1 + 1e-9) else ""
+
+    def most_to_sell(self, price, fee):
+        if not self.margin:
+            return self.position
+        held = self.position * price
+        return max(self.position, (held + (self.cash + held)) / (1 + fee) / price)
 
     def put(self, order):
         child, target = bool(order.parent), order.kind == "target"
@@ -120,11 +131,17 @@ class Exchange:
     # A bar
 
     def walk(self, bar):  # noqa: PLR0912 (one rule after the other)
-        self.bar = bar
+        before, self.bar = self.bar, bar
         cap = self.costs.participation
         self.room = math.inf if cap is None else self.rounded(cap * bar.volume)
         if cap is None and self.costs.impact_bps > 0 and bar.volume == 0:
             self.room = 0.0
+        if self.position < 0:
+            paid = -self.position * before.close * (self.margin.interest_pct / 100 / YEAR)
+            paid *= bar.timestamp - before.timestamp
+            self.cash -= paid
+            self.interest += paid
+            self.margin_call(bar.open)
         here = []
         for order in list(self.book):
             order.late = False
@@ -147,6 +164,7 @@ class Exchange:
                 extreme = bar.low if order.side == "sell" else bar.high
                 if self.beyond_stop(order, extreme):
                     self.touch(order, self.level(order), inside=True)
+        self.margin_call(bar.high)
         for order in here:
             if self.can_trade(order) and not order.late and self.waits_as_limit(order):
                 extreme = bar.high if order.side == "sell" else bar.low
@@ -164,10 +182,35 @@ class Exchange:
                     self.touch(order, order.born, inside=True)
                 elif self.beyond_stop(order, extreme):
                     self.touch(order, self.level(order), inside=True)
+        self.margin_call(bar.high)
         for order in here:
             if self.can_trade(order):
                 self.at_close(order)
         self.orphans()
+
+    def margin_call(self, high):
+        """The price has risen so far that equity is `maintenance` × what is owed: the lender buys it back, ends all orders."""
+        if self.position >= 0:
+            return
+        owed = -self.position
+        level = self.cash / ((1 + self.margin.maintenance) * owed)
+        if high < level:
+            return
+        price = max(level, self.bar.open)
+        name = f"margin-call-{self.bar.timestamp}"
+        self.say(name, "triggered", "margin_call")
+        for order in list(self.book):
+            self.end(order, "cancelled", "margin_call")
+        slip = self.costs.slippage_bps / 10_000
+        if self.costs.impact_bps and self.bar.volume > 0:
+            slip += self.costs.impact_bps / 10_000 * (owed / self.bar.volume)
+        price = price * (1 + slip)
+        fee = owed * price * self.costs.fee_bps / 10_000
+        left = self.cash - owed * price - fee
+        self.cash = 0.0 if abs(left) < 1e-12 * self.cash else left
+        self.position, self.steered = 0.0, False
+        self.fills.append((self.bar.timestamp, name, "margin_call", "buy", owed, price, fee, False))
+        self.say(name, "done")
 
     def can_trade(self, order):
         return order in self.book and (not order.child or order.left > 0)
@@ -287,13 +330,15 @@ class Exchange:
             if not capped:
                 self.end(order, "done")
         elif not capped and wanted < self.rounded(asked) * (1 - 1e-9):
-            self.end(order, "cancelled", "insufficient_funds" if side == "buy" else "insufficient_position")
+            short = "insufficient_margin" if self.margin and not order.guards else "insufficient_position"
+            self.end(order, "cancelled", "insufficient_funds" if side == "buy" and not order.guards else short)
         elif self.rounded(order.left) <= 1e-12 * asked:
             self.end(order, "done")
         if quantity > 0:
-            self.follow(order, quantity, market_price, inside)
+            self.follow(order, side, quantity, market_price, inside)
 
-    def follow(self, order, quantity, price, inside):
+    def follow(self, order, side, quantity, price, inside):
+        opened = min(quantity, max(0.0, self.position if side == "buy" else -self.position))
         for one in list(self.book):
             if one is order:
                 continue
@@ -302,17 +347,18 @@ class Exchange:
             elif order.child and one.id == order.parent:
                 self.end(one, "cancelled", "child")
             elif one.child and one.parent == order.id:
-                whole = one.granted + quantity
-                more = quantity if math.isnan(one.quantity) else min(one.quantity, whole) - one.granted
+                guards = self.margin and one.side != side
+                more = opened if guards else quantity  # what was only closed needs no protection
+                whole = one.granted + more
+                more = more if math.isnan(one.quantity) else min(one.quantity, whole) - one.granted
                 one.granted += more
                 one.left += more
                 one.guards = (one.side == "sell") == (self.position > 0) and self.position != 0
                 if inside:
                     one.late, one.born = True, price
-        if self.position == 0:
-            for one in list(self.book):
-                if one.guards:
-                    self.end(one, "cancelled", "flat")
+        for one in list(self.book):
+            if one.guards and (self.position == 0 or (one.side == "buy") == (self.position > 0)):
+                self.end(one, "cancelled", "flat")
 
     @staticmethod
     def price(order, market_price, side, slip):
@@ -324,17 +370,23 @@ class Exchange:
     def wanted(self, order, price, side, bps):
         fee = bps / 10_000
         if order.kind != "target":
-            most = self.cash / (1 + fee) / price if side == "buy" else self.position
+            if order.guards:
+                most = max(0.0, -self.position if side == "buy" else self.position)
+            elif side == "buy":
+                most = max(self.cash / (1 + fee) / price, -self.position)
+            else:
+                most = self.most_to_sell(price, fee)
             return self.whole(min(order.left, most), side)
+        if order.exposure == 0:
+            return self.whole(abs(self.position), side)
         held = self.position * price
         missing = order.exposure * (self.cash + held) - held
         if side == "buy":
             most = self.cash / (1 + fee)
             value = most if order.exposure == 1 else min(most, missing / (1 + order.exposure * fee))
             return self.whole(max(0.0, value / price), side)
-        if order.exposure == 0:
-            return self.whole(self.position, side)
-        return self.whole(min(self.position, max(0.0, -missing / (1 - order.exposure * fee) / price)), side)
+        sold = max(0.0, -missing / (1 - order.exposure * fee) / price)
+        return self.whole(min(self.position, sold) if order.exposure > 0 else sold, side)
 
     def rounded(self, quantity):
         step = self.market.quantity_step
@@ -345,8 +397,9 @@ class Exchange:
     def whole(self, quantity, side):
         whole = self.rounded(quantity)
         step = self.market.quantity_step
-        if side == "sell" and step and whole > 0 and whole >= self.position * (1 - 1e-14) - 1e-6 * step:
-            return self.position
+        held = self.position if side == "sell" else -self.position
+        if held > 0 and step and whole > 0 and abs(whole - held) <= 1e-14 * held + 1e-6 * step:
+            return held
         return whole
 
     def end(self, order, event, rule=""):
@@ -397,12 +450,19 @@ all_markets = st.builds(
 )
 
 
+margins = st.builds(
+    Margin,
+    interest_pct=st.sampled_from([0.0, 10.0, 9_000.0]),
+    maintenance=st.sampled_from([0.1, 0.6, 0.9]),  # with exposure -1 a call after a rise of 82, 25 or 5 %
+)
+
+
 @st.composite
-def an_order(draw, decided, order_id, parents):
+def an_order(draw, decided, order_id, parents, short):
     """An order that is right by itself; the account may yet refuse it."""
     kind = draw(st.sampled_from(["market", "limit", "stop", "stop_limit", "take_profit", "trailing_stop", "target"]))
     if kind == "target":
-        return Order(decided, draw(st.sampled_from([0.0, 0.5, 1.0])), order_id)
+        return Order(decided, draw(st.sampled_from([0.0, 0.5, 1.0, *SHORT * short])), order_id)
     parent = draw(st.sampled_from(["", "", *parents]))
     lifetime = draw(st.sampled_from(["gtc", "gtc", "gtd", "ioc"]))
     prices = {"limit": ["limit"], "stop": ["stop"], "stop_limit": ["limit", "stop"], "take_profit": ["stop"]}
@@ -421,22 +481,29 @@ def an_order(draw, decided, order_id, parents):
     )
 
 
+SHORT = (-0.3, -1.0)
+
+
 @st.composite
-def histories(draw):
+def histories(draw, short=False):
     """Bars, the exposure wanted at each close (None: no opinion), and what is asked for there [bar]: a list of steps.
 
     A step is an order to place, the number of an open order to cancel, or (number, order) to replace it.
     """
     path, wanted, asked, ids = draw(bars()), [], [], 0
     for bar in path:
-        target = draw(st.sampled_from([None, None, None, 0.0, 0.5, 0.8, 1.0]))
+        target = draw(st.sampled_from([None, None, None, 0.0, 0.5, 0.8, 1.0, *SHORT * short]))
         wanted.append(target)
         parents, steps = [f"target-{bar.timestamp}"] if target else [], []
         for _ in range(draw(st.integers(0, 3))):
-            order = draw(an_order(bar.timestamp, f"o{ids}", parents))
+            order = draw(an_order(bar.timestamp, f"o{ids}", parents, short))
             parents.append(order.id)
             ids += 1
             number = draw(st.integers(0, 3))
             steps.append(draw(st.sampled_from([order, order, order, order, number, (number, order)])))
         asked.append(steps)
     return path, wanted, asked
+
+
+# The terms on which the account sells short (None: it does not), and a history
+accounts = st.tuples(st.none(), histories()) | st.tuples(margins, histories(short=True))

@@ -360,7 +360,7 @@ def test_a_ledger_that_fails_leaves_the_broker_as_it_was(waiting, monkeypatch):
 
 def test_a_ledger_can_be_plugged_in():
     class Recording(MemoryLedger):
-        def append(self, bar, fills, events, state, orders=()):
+        def append(self, bar, fills, events, state, orders=(), movements=()):
             self.last = (bar.timestamp, [fill.order for fill in fills], [order.id for order in orders], state)
 
     ledger = Recording(1_000)
@@ -378,5 +378,5 @@ def test_the_summary_counts_fills_and_fees():
     broker.process(flat_bar(2, 100.0), 0.0)
     broker.process(flat_bar(3, 100.0))
     assert broker.summary() == pytest.approx(
-        {"worth": 990.0, "cash": 990.0, "position": 0.0, "profit": -20.0, "fees": 20.0, "fills": 2}
+        {"worth": 990.0, "cash": 990.0, "position": 0.0, "profit": -20.0, "fees": 20.0, "interest": 0.0, "fills": 2}
     )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from btclab.errors import InputError
 from btclab.records import Bar, Costs, Fill, Market, Order
 from btclab.trading.engine import Account, Conditions, State, cancel, decide, replace, simulate, step, submit
-from tests.trading.reference import all_costs, all_markets, histories
+from tests.trading.reference import accounts, all_costs, all_markets
 
 FREE = Costs(0, 0)
 DEAR = Costs(fee_bps=100, slippage_bps=100)  # 1 % each
@@ -723,10 +723,10 @@ def test_a_state_survives_json_exactly():
 
 
 @settings(max_examples=120, deadline=None, derandomize=True)
-@given(histories(), all_costs, all_markets, st.sampled_from([0, 0, 1, 2]), st.sampled_from([None, 0.05]))
-def test_the_compiled_loop_gives_what_the_steps_give_to_the_last_digit(history, costs, market, latency, band):
-    path, wanted, asked = history
-    conditions = Conditions(costs, market, latency)
+@given(accounts, all_costs, all_markets, st.sampled_from([0, 0, 1, 2]), st.sampled_from([None, 0.05]))
+def test_the_compiled_loop_gives_what_the_steps_give_to_the_last_digit(account, costs, market, latency, band):
+    margin, (path, wanted, asked) = account
+    conditions = Conditions(costs, market, latency, margin)
     placed = [[one for one in steps if isinstance(one, Order)] for steps in asked]
     state, equity, fills, events = State(500.0), [], [], []
     for bar, exposure, orders in zip(path, wanted, placed, strict=True):
@@ -743,6 +743,7 @@ def test_the_compiled_loop_gives_what_the_steps_give_to_the_last_digit(history, 
     times = np.array([bar.timestamp for bar in path])
     whole = simulate(times, rows, targets, 500.0, band, [one for orders in placed for one in orders], conditions)
     assert whole.equity.tolist() == equity
+    assert whole.interest == state.interest
     assert whole.events == events
     names = ("timestamp", "order", "reason", "quantity", "price", "fee", "maker", "decided")
     assert [[whole.fills[name][i] for name in names] for i in range(len(fills))] == [

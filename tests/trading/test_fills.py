@@ -12,7 +12,7 @@ from btclab.records import Costs, Market, Order
 from btclab.trading.broker import PaperBroker
 from btclab.trading.engine import Account
 from btclab.trading.fills import BUY, SELL, cash_after, fill_price, quantity_to_reach, round_down, terms_of
-from tests.trading.reference import Exchange, all_costs, all_markets, histories
+from tests.trading.reference import Exchange, accounts, all_costs, all_markets
 
 ONE_PERCENT = Costs(fee_bps=100, slippage_bps=0)
 
@@ -188,7 +188,7 @@ def same(broker, exchange):
     assert fills == exchange.fills
     assert [(one.timestamp, one.order, one.event, one.rule) for one in broker.ledger.events] == exchange.events
     assert (broker.account.cash, broker.account.position) == (exchange.cash, exchange.position)
-    assert broker.equity == exchange.equity
+    assert (broker.equity, broker.state.interest) == (exchange.equity, exchange.interest)
     assert [order.id for order in broker.open_orders] == [order.id for order in exchange.book]
 
 
@@ -214,25 +214,26 @@ latencies, bands = st.sampled_from([0, 0, 1, 2]), st.sampled_from([None, 0.05])
 
 
 @settings(max_examples=250, deadline=None, derandomize=True)
-@given(histories(), all_costs, all_markets, latencies, bands)
-def test_it_agrees_with_the_slow_and_obvious_rules_to_the_last_digit(history, costs, market, latency, band):
-    exchange = Exchange(CASH, costs, market, latency, band)
-    broker = PaperBroker(CASH, costs, band, market, latency)
+@given(accounts, all_costs, all_markets, latencies, bands)
+def test_it_agrees_with_the_slow_and_obvious_rules_to_the_last_digit(account, costs, market, latency, band):
+    margin, history = account
+    exchange = Exchange(CASH, costs, market, latency, band, margin)
+    broker = PaperBroker(CASH, costs, band, market, latency, margin=margin)
     for bar, target, steps in zip(*history, strict=True):
         exchange.walk(bar)
         exchange.decide(target)
         broker.process(bar, target, lambda broker: [ask(broker, exchange, what, latency) for what in steps])  # noqa: B023
         same(broker, exchange)
-        assert broker.account.cash >= 0
-        assert broker.account.position >= 0
+        assert margin or min(broker.account.cash, broker.account.position) >= 0
         broker.ledger.check(broker.account, bar.close)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(histories(), all_costs, all_markets, latencies, bands, st.sets(st.integers(0, 13)))
-def test_restarts_between_bars_change_nothing(history, costs, market, latency, band, stops):
-    whole = PaperBroker(CASH, costs, band, market, latency)
-    halting = PaperBroker(CASH, costs, band, market, latency)
+@given(accounts, all_costs, all_markets, latencies, bands, st.sets(st.integers(0, 13)))
+def test_restarts_between_bars_change_nothing(account, costs, market, latency, band, stops):
+    margin, history = account
+    whole = PaperBroker(CASH, costs, band, market, latency, margin=margin)
+    halting = PaperBroker(CASH, costs, band, market, latency, margin=margin)
     for i, (bar, target, steps) in enumerate(zip(*history, strict=True)):
         if i in stops:  # also with orders that are not written yet
             halting = PaperBroker.from_dict(json.loads(json.dumps(halting.to_dict(), allow_nan=False)), halting.ledger)

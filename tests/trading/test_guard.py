@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
 
 import btclab as bl
 from btclab.errors import InputError
-from btclab.records import Costs, Order
-from btclab.trading.guard import average_true_range
-from btclab.trading.risk import RiskRules
+from btclab.records import Costs, Market, Order
+from btclab.trading.broker import PaperBroker, bars_of
+from btclab.trading.guard import Guard, average_true_range
+from btclab.trading.risk import RiskRules, RiskState
 from tests.analysis.reference import make_candles
 
 FREE = Costs(0, 0)
@@ -98,3 +101,17 @@ def test_once_halted_nothing_is_bought_any_more_and_nothing_stays(candles):
     assert "deep" not in result.fills["order"].tolist()
     assert result.exposure.iloc[-1] == 0
     assert {event.event for event in result.events if event.order == "deep"} == {"accepted", "cancelled"}
+
+
+def test_what_is_less_than_the_market_trades_is_not_sold_again_and_again():
+    broker = PaperBroker(1_000, FREE)
+    guard = Guard(RiskRules(max_drawdown=0.1), RiskState.start(1_000)._replace(halted=1))
+    bars = list(bars_of(make_candles([99.7] * 8, [99.7] * 8)))
+    broker.process(bars[0], 1.0)
+    broker.process(bars[1])
+    broker.conditions = dataclasses.replace(broker.conditions, market=Market(quantity_step=0.01))
+    for bar in bars[2:]:
+        allowed = guard.allow(broker, bar, None, 1.0)
+        broker.process(bar, allowed.target, lambda it, bar=bar, allowed=allowed: guard.protect(it, bar, allowed, 1.0))
+    assert 0 < broker.account.position < 0.01
+    assert len(broker.ledger.orders) == 2  # that of the purchase, and one to sell

@@ -20,20 +20,19 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import CreateTable
 
 from btclab.errors import InputError, LedgerError, StorageError
-from btclab.records import Bar, Fill, Market, Order, OrderEvent
+from btclab.records import Bar, Fill, Market, Movement, Order, OrderEvent
 from btclab.trading.ledger import database, store, tables
 from btclab.trading.ledger.exact import Book, decimal_of, exactly, text_of
-from btclab.trading.ledger.store import Entry, Ledger, LedgerBusy, Movement, WrongLedger
+from btclab.trading.ledger.store import Entry, Ledger, LedgerBusy, WrongLedger
 from tests.trading import kill_writer
 
 HOUR = 3_600_000_000_000  # ns
 START = pd.Timestamp("2021-01-01", tz="UTC").value
 URL = "sqlite:///data/ledger.db"
 KILLS = int(os.environ.get("BTCLAB_KILLS", "25"))
+KILLED_WITHIN = 0.15  # s
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 sizes = st.floats(1e-8, 1e4)
@@ -51,8 +50,8 @@ def fill(hour, side, quantity, price, fee, **more):
     return Fill(at(hour), side, quantity, price, fee, at(hour - 1), 0.5, **more)
 
 
-def opened(url=URL, mode="write", symbol="BTC/USDT", timeframe="1h"):
-    return Ledger.open(url, Market(symbol), timeframe, 1000.0, mode)
+def opened(url="", mode="write", symbol="BTC/USDT", timeframe="1h"):
+    return Ledger.open(url or URL, Market(symbol), timeframe, 1000.0, mode)
 
 
 WORKED = [
@@ -479,7 +478,7 @@ TAMPERING = {
     "the start": "UPDATE cash_movements SET amount = '2000'",
     "the account": "UPDATE account SET initial_cash = '2000'",
     "a deposit is added": f"INSERT INTO cash_movements VALUES (3, {at(6)}, 'deposit', '500', '')",
-    "a fill is added": f"INSERT INTO fills VALUES (4, {at(6)}, 'buy', '1', '1', '0', 0, NULL, NULL, '', 0)",
+    "a fill is added": f"INSERT INTO fills VALUES (4, {at(6)}, 'buy', '1', '1', '0', 0, NULL, NULL, '', FALSE)",
 }
 
 
@@ -653,7 +652,9 @@ def test_a_ledger_keeps_the_cash_that_it_began_with():
         ("sqlite:///:memory:", "a ledger needs a file"),
         ("mysql://me:hush@host/x", "cannot lie in mysql"),
         ("nonsense me:hush@host", "address is none"),
-        ("postgresql+nodriver://me:hush@host/x", "needs a driver"),
+        ("postgresql+nodriver://me:hush@host/x", r"needs a driver of its own: write postgresql\+psycopg"),
+        ("postgresql://me:hu@sh@host/x", "has two @: write %40 for one in the password"),
+        ("postgresql://me:hush@host:hush/x", "address is none"),
     ],
 )
 def test_an_address_that_cannot_hold_a_ledger(url, message):
@@ -746,14 +747,6 @@ def test_the_tables_keep_every_field_of_the_records():
     assert set(vars(bar(1))) - {"timestamp"} <= kept["marks"]
 
 
-def test_the_tables_can_be_made_in_postgresql():
-    made = "".join(
-        str(CreateTable(table).compile(dialect=postgresql.dialect())) for table in tables.metadata.tables.values()
-    )
-    assert "bar BIGINT NOT NULL" in made
-    assert '"order" TEXT' in made
-
-
 # Backup, restore, reset, export
 
 
@@ -818,7 +811,7 @@ def test_a_reader_goes_on_with_the_ledger_that_follows_a_reset(worked):
         assert reader.portfolio()["fills"] == 3
         worked.close()
         Ledger.reset(URL)
-        with pytest.raises(WrongLedger, match=r"no ledger at .* any more"):
+        with pytest.raises(WrongLedger, match="There is no ledger at"):
             reader.portfolio()
         with opened() as ledger:
             ledger.append_many([GOOD])
@@ -953,15 +946,15 @@ def said_by(writers, kill_after):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_a_writer_that_is_killed_loses_nothing_and_doubles_nothing(writers, file):
+def test_a_writer_that_is_killed_loses_nothing_and_doubles_nothing(writers):
     draw = random.Random(6)
     bars = fills = 0
+    within = KILLED_WITHIN
     for _ in range(KILLS):
-        *acknowledged, ended = said_by(writers, draw.uniform(0, 0.15))
+        *acknowledged, ended = said_by(writers, draw.uniform(0, within))
         assert ended == ("X", -signal.SIGKILL)
+        within *= 1 if acknowledged else 1.3  # a busy machine needs longer to begin
         promised = max([bars, *(number for _, number in acknowledged)])
-        if not file.exists():
-            continue  # killed before it had begun
         with Ledger.open(URL, Market(), "1h", 10_000.0) as ledger:  # the lock has died with the writer
             state = ledger.state()[1]
             stands = state.get("number", 0)

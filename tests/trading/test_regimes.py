@@ -139,8 +139,8 @@ def test_an_avoided_regime_and_one_that_is_not_known_forbid(candles):
     verdict = judge(candles, Filters(avoid=("*/wild",)))
     found = regimes(candles).astype(object)
     expected = [REGIME if not isinstance(name, str) or name.endswith("wild") else 0 for name in found]
-    assert verdict.codes.tolist() == expected
-    bars, texts = verdict.texts(verdict.codes)
+    assert verdict.codes.tolist() == [expected, expected]
+    bars, texts = verdict.texts(verdict.codes[0])
     assert bars.tolist() == np.flatnonzero(expected).tolist()
     assert texts[0] == "; no entry: the regime is not known yet"
     wild = int(np.flatnonzero(found == "up/wild")[0])
@@ -150,21 +150,23 @@ def test_an_avoided_regime_and_one_that_is_not_known_forbid(candles):
 def test_timeframes_must_agree(candles):
     verdict = judge(candles, Filters(agree=("1h", "4h")))
     trends = timeframe_trends(candles, ["1h", "4h"])
-    assert ((verdict.codes == 0) == (trends == 1).all(axis=1)).all()
-    assert set(verdict.codes) == {0, AGREEMENT}
-    bars, texts = verdict.texts(verdict.codes)
+    for codes, wanted in zip(verdict.codes, (1, -1), strict=True):
+        assert ((codes == 0) == (trends == wanted).all(axis=1)).all()
+        assert set(codes) == {0, AGREEMENT}
+    bars, texts = verdict.texts(verdict.codes[0])
     assert texts[0] == "; no entry: the trend is not known yet on 1h, not known yet on 4h"
     parted = np.flatnonzero((trends["1h"] == 1) & (trends["4h"] == -1))[0]
     assert texts[bars.tolist().index(parted)] == "; no entry: the trend is up on 1h, down on 4h"
+    bars, texts = verdict.texts(-verdict.codes[1])
+    assert texts[bars.tolist().index(parted)] == "; no short entry: the trend is up on 1h, down on 4h"
 
 
 def test_too_little_confidence_and_none_at_all_forbid():
     candles = make_candles([100] * 3, [100] * 3)
-    forecasts = pd.DataFrame({"prob_up": [0.54, 0.55, NAN]}, candles.index)
-    assert judge(candles, Filters(min_confidence=0.55), forecasts=forecasts).codes.tolist() == [
-        CONFIDENCE,
-        0,
-        CONFIDENCE,
+    forecasts = pd.DataFrame({"prob_up": [0.375, 0.625, NAN]}, candles.index)
+    assert judge(candles, Filters(min_confidence=0.625), forecasts=forecasts).codes.tolist() == [
+        [CONFIDENCE, 0, CONFIDENCE],
+        [0, CONFIDENCE, CONFIDENCE],
     ]
     with pytest.raises(InputError, match=r"min_confidence 0\.55 needs forecasts"):
         judge(candles, Filters(min_confidence=0.55))

@@ -158,7 +158,7 @@ def test_a_target_reached_is_no_stop():
 def test_a_cooldown_refuses_to_enter_after_a_sale_of_all():
     desk = Desk(RiskRules(cooldown_bars=2))
     assert desk.bar(1.0, [sale("target")]) == 0
-    assert desk.said == [("cooldown", "The position was sold: no entry for 2 closes, this one included.")]
+    assert desk.said == [("cooldown", "The position was closed: no entry for 2 closes, this one included.")]
     assert desk.bar(1.0) == 0
     assert desk.bar(1.0) == 1
 
@@ -360,13 +360,13 @@ def test_a_state_cannot_be_changed():
 
 def test_a_wish_that_is_none_and_a_bar_of_the_past_are_refused():
     desk = Desk(RiskRules())
-    with pytest.raises(InputError, match=r"The wish is 1.5; exposure must lie in 0…1"):
+    with pytest.raises(InputError, match=r"The wish is 1.5; exposure must lie in -1…1"):
         desk.bar(1.5)
     desk.bar(0.5, hour=30)
     with pytest.raises(InputError, match="earlier day"):
         desk.bar(0.5, hour=3)
-    with pytest.raises(InputError, match="The exposure is -1"):
-        check(desk.state, -1.0, RiskRules(), HOLDING)
+    with pytest.raises(InputError, match=r"The exposure is -1\.5"):
+        check(desk.state, -1.5, RiskRules(), HOLDING)
 
 
 # Rules
@@ -408,5 +408,10 @@ def test_rules_are_settings(monkeypatch):
 def test_every_rule_has_a_text():
     state = RiskState.start(1000.0)._replace(halted=1, day_over=True, paused_until=2, cooling_until=2)
     said = check(state, order(quantity=0.1), RiskRules(max_position=0.1, min_trade=50, lot=1), HOLDING)[1]
-    assert [rule for rule, _ in said] == [rule for rule in RULES if rule != "new_signal"]
+    apart = (
+        check(RiskState.start(1000.0), -0.5, RiskRules(), HOLDING)[1]
+        + check(RiskState.start(1000.0)._replace(spent=True), 1.0, RiskRules(), HOLDING)[1]
+    )
+    assert {rule for rule, _ in [*said, *apart]} == set(RULES)
+    assert all(text for _, text in [*said, *apart])
     assert all(text.endswith(".") for _, text in said)

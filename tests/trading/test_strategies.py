@@ -29,6 +29,7 @@ from tests.analysis.reference import make_candles
 NAN = math.nan
 COLUMNS = ["side", "exposure", "confidence", "reasons", "in_sample"]
 SHIPPED = ("forecast", "composite", "sma_cross", "rsi_reversion", "buy_and_hold")
+SHORTED = SHIPPED[:-1]  # those that may sell short
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +80,37 @@ def test_no_strategy_knows_the_future(name, inputs):
     audit_strategy(name, *inputs, cuts=5)
 
 
+@pytest.mark.parametrize("name", SHORTED)
+def test_no_strategy_that_sells_short_knows_the_future(name, inputs):
+    audit_strategy(name, *inputs, cuts=5, short=0.5)
+
+
+@pytest.mark.parametrize("name", SHORTED)
+def test_every_strategy_sells_short_what_it_would_hold_in_cash(name, inputs):
+    cash, short = (run_strategy(name, *inputs, short=short) for short in (0.0, 0.25))
+    np.testing.assert_array_equal(short.exposure, cash.exposure.replace(0.0, -0.25).where(seen(cash), cash.exposure))
+    assert not np.signbit(cash.exposure).any()
+    pd.testing.assert_frame_equal(cash, run_strategy(name, *inputs))
+    assert (short.exposure < 0).any()
+
+
+def seen(signals):
+    """The bars from the first at which the strategy had an opinion: before, it holds nothing to either side."""
+    told = signals.reasons.str.contains("hold|mean of", regex=True)
+    return told.cummax()
+
+
+def test_a_strategy_of_both_sides_says_so(candles):
+    signals = run_strategy("rsi_reversion", candles, length=3, enter=20.0, exit=60.0, short=1.0)
+    words = signals.reasons.str.rpartition(": ")[2]
+    assert words[signals.exposure < 0].isin(["sell short", WAITS]).all()
+    assert words[signals.exposure > 0].isin(["hold BTC", "above enter 20, waits for exit 60"]).all()
+    assert (signals.exposure < 0).any() and (words == WAITS).any()
+
+
+WAITS = "below exit 60, keeps the short position until enter 20"
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_parameter_says_what_it_is(name):
     for key, one in STRATEGIES[name].parameters.items():
@@ -94,6 +126,20 @@ def test_what_a_strategy_needs():
         "rsi_reversion": (),
         "buy_and_hold": (),
     }
+
+
+def test_a_name_may_say_the_parameters(inputs):
+    named = run_strategy("sma_cross(fast=5, slow=20, max_exposure=0.5)", inputs[0])
+    pd.testing.assert_frame_equal(named, run_strategy("sma_cross", inputs[0], fast=5, slow=20, max_exposure=0.5))
+    assert resolve_strategy("sma_cross(fast=5)").having(fast=7).values == {"fast": 7}
+    assert resolve_strategy("buy_and_hold()").values == {}
+    assert resolve_strategy("composite(weights={'technical': 2.0})").values == {"weights": {"technical": 2.0}}
+
+
+@pytest.mark.parametrize("name", ["sma_cross(5)", "sma_cross(fast=)", "sma_cross(fast=open('x'))", "sma_cross(**{})"])
+def test_a_name_with_parameters_that_cannot_be_read_is_refused(name):
+    with pytest.raises(InputError, match=r"cannot be read; write its parameters as in 'sma_cross\(fast=20"):
+        resolve_strategy(name)
 
 
 def test_a_missing_input_is_named_with_what_gives_it(inputs):
@@ -125,11 +171,17 @@ def test_forecast_is_make_signals(inputs):
     pd.testing.assert_frame_equal(ours, bl.make_signals(candles, forecasts, bl.Rules(0.55, 0.5)))
 
 
-@pytest.mark.parametrize("name", ["composite", "forecast", "sma_cross", "buy_and_hold"])
-def test_a_run_goes_on_from_what_was_held(name, inputs):
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("buy_and_hold", {})]
+    + [(name, given) for name in ("composite", "forecast", "sma_cross") for given in ({}, {"short": 0.5})],
+)
+def test_a_run_goes_on_from_what_was_held(name, given, inputs):
     filters = Filters(cooldown_bars=5, avoid=("down/wild",), agree=("4h",))
+    name = strategy(name, **given)
     whole = run_strategy(name, *inputs, filters=filters)
     assert (whole.exposure > 0).any()
+    assert (whole.exposure < 0).any() == bool(given)
     kept, parts = run_strategy(name, *(one[:1200] for one in inputs), filters=filters), []
     for start, end in itertools.pairwise((1200, 1201, 1202, 1500, 1503, len(inputs[0]))):
         before = json.loads(json.dumps(kept.attrs["strategy"]))["held"]
@@ -320,8 +372,8 @@ def without_return(candles, features, forecasts):
         (lambda c, f, p: pd.Series(1.0, c.index[1:]), "returned 2,159 values for 2,160 bars"),
         (lambda c, f, p: pd.Series(1.0, c.index).sort_index(ascending=False), "row 0 is 2021-03-31 23:00"),
         (lambda c, f, p: pd.Series(1.0, range(len(c))), "other timestamps than the candles'"),
-        (lambda c, f, p: pd.Series(1.5, c.index), r"the exposure 1.5 at 2021-01-01.*must lie in 0…1"),
-        (lambda c, f, p: pd.Series(-1.0, c.index), "the exposure -1 at"),
+        (lambda c, f, p: pd.Series(1.5, c.index), r"the exposure 1.5 at 2021-01-01.*must lie in −1…1"),
+        (lambda c, f, p: pd.Series(-1.01, c.index), "the exposure -1.01 at"),
         (lambda c, f, p: pd.Series(np.inf, c.index), "the exposure inf at .* or be missing: no opinion"),
         (lambda c, f, p: pd.Series("buy", c.index), "which are no numbers"),
         (lambda c, f, p: (pd.Series(1.0, c.index), ["a"]), "returned 1 reasons for 2,160 bars"),
@@ -372,6 +424,7 @@ def test_an_unknown_parameter_is_told_its_neighbours():
         ({"slow": 1}, "whole number of at least 2"),
         ({"max_exposure": 1.5}, r"max_exposure .* is 1.5; it must be a number in 0…1 \(of equity\)"),
         ({"max_exposure": "all"}, "is 'all'"),
+        ({"short": -0.5}, r"short .* is -0.5; it must be a number in 0…1 \(of equity\)"),
     ],
 )
 def test_a_wrong_value_is_told_what_is_allowed(parameters, said):

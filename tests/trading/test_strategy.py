@@ -16,16 +16,19 @@ import btclab as bl
 from btclab.errors import InputError
 from btclab.trading.filters import Filters, judge
 from btclab.trading.strategy import (
+    AGREEMENT,
     COOLDOWN,
     REGIME,
     Held,
     Rules,
     Wish,
     by_thresholds,
+    forecast_wish,
     hold,
     latest_signal,
     make_signals,
     number_texts,
+    sides,
     signal_table,
 )
 from tests.analysis.reference import make_candles
@@ -85,16 +88,54 @@ def test_confidence_is_the_probability_of_the_sign_it_bets_on():
 
 
 @pytest.mark.parametrize(
-    ("prob_up", "rule"),
+    ("prob_up", "short", "rule"),
     [
-        ([0.65], "at or above enter 60 %: hold BTC"),
-        ([0.35], "at or below exit 40 %: hold cash"),
-        ([0.5], "between exit 40 % and enter 60 %: keep cash"),
-        ([0.65, 0.5], "between exit 40 % and enter 60 %: keep the position"),
+        ([0.65], 0.0, "at or above enter 60 %: hold BTC"),
+        ([0.35], 0.0, "at or below exit 40 %: hold cash"),
+        ([0.35], 0.5, "at or below exit 40 %: sell short"),
+        ([0.5], 0.5, "between exit 40 % and enter 60 %: keep cash"),
+        ([0.65, 0.5], 0.5, "between exit 40 % and enter 60 %: keep the position"),
+        ([0.35, 0.5], 0.5, "between exit 40 % and enter 60 %: keep the short position"),
     ],
 )
-def test_the_reason_names_the_rule_that_decided(prob_up, rule):
-    assert signals_of(prob_up).reasons.iloc[-1].endswith(rule)
+def test_the_reason_names_the_rule_that_decided(prob_up, short, rule):
+    assert signals_of(prob_up, Rules(0.6, 0.4, short=short)).reasons.iloc[-1].endswith(rule)
+
+
+def test_it_sells_short_where_it_would_hold_cash():
+    signals = signals_of([0.5, 0.4, 0.5, 0.6, 0.5, 0.3], Rules(0.6, 0.4, max_exposure=0.5, short=0.25))
+    assert signals.exposure.tolist() == [0, -0.25, -0.25, 0.5, 0.5, -0.25]
+    assert signals.side.tolist() == ["hold", "sell", "hold", "buy", "hold", "sell"]
+
+
+def test_confidence_in_a_short_position_is_the_probability_of_a_fall():
+    signals = signals_of([0.375, 0.5, 0.55, 0.75], Rules(0.6, 0.4, short=1.0))
+    assert signals.confidence.tolist() == pytest.approx([0.625, 0.5, 0.45, 0.75])
+
+
+def test_selling_nothing_short_wants_a_plain_zero():
+    assert not np.signbit(by_thresholds(np.array([0.7, 0.3]), 0.6, 0.4)).any()
+
+
+exact = st.lists(st.one_of(st.just(NAN), st.integers(0, 64).map(lambda n: n / 64)), min_size=1, max_size=40)
+
+
+@given(exact, st.floats(0, 0.99), st.integers(0, 3), st.data())
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_a_market_upside_down_is_held_upside_down(prob_up, confidence, cooldown, data):
+    """With thresholds that mirror each other, whatever may forbid an entry."""
+    trends = data.draw(st.lists(st.sampled_from([-0.01, 0.01]), min_size=len(prob_up), max_size=len(prob_up)))
+    filters = Filters(round(64 * confidence) / 65, cooldown, (), ("1h",) if data.draw(st.booleans()) else ())
+    exposure = []
+    for sign in (1, -1):
+        close = 100 * np.exp(np.cumsum(sign * np.repeat(trends, 60)))
+        candles = make_candles(close, close)
+        p = np.repeat(prob_up, 60) if sign > 0 else 1 - np.repeat(prob_up, 60)
+        forecasts = pd.DataFrame({"prob_up": p, "mean": 0.0}, candles.index)
+        wish = forecast_wish(candles, forecasts, Rules(0.625, 0.375, 1.0, 1.0))
+        verdict = judge(candles, filters, None, forecasts)
+        exposure.append(sign * signal_table(candles, wish, forecasts, verdict)[0].exposure.to_numpy())
+    np.testing.assert_array_equal(*exposure)
 
 
 def test_the_reason_names_the_forecast_behind_it():
@@ -131,9 +172,15 @@ def test_thresholds_in_the_wrong_order_are_refused(wrong):
 
 
 @pytest.mark.parametrize("wrong", [0, -0.5, 1.01, NAN])
-def test_an_exposure_beyond_spot_is_refused(wrong):
+def test_an_exposure_beyond_all_of_it_is_refused(wrong):
     with pytest.raises(InputError, match="max_exposure"):
         Rules(max_exposure=wrong)
+
+
+@pytest.mark.parametrize("wrong", [-0.5, 1.01, NAN])
+def test_more_sold_short_than_all_of_it_is_refused(wrong):
+    with pytest.raises(InputError, match=r"short is .*; it must lie in 0…1"):
+        Rules(short=wrong)
 
 
 probabilities = st.lists(st.one_of(st.floats(0, 1), st.sampled_from([NAN, 0.4, 0.5, 0.6])), min_size=2, max_size=30)
@@ -200,7 +247,9 @@ def test_forecasts_without_a_probability_are_refused(candles):
 
 
 def held_of(wish, codes=None, cooldown=0):
-    codes = np.zeros(len(wish), np.int8) if codes is None else np.asarray(codes, np.int8)
+    """`codes` [bar] are to either side, or [2, bar]."""
+    codes = np.zeros(len(wish)) if codes is None else codes
+    codes = np.array(np.broadcast_to(np.asarray(codes, np.int8), (2, len(wish))))
     held, refused, _ = hold(np.asarray(wish, float), codes, cooldown, Held(), 0)
     return held.tolist(), refused.tolist()
 
@@ -228,26 +277,66 @@ def test_a_cooldown_of_two_refuses_two_closes():
     assert refused == [0, 0, COOLDOWN, COOLDOWN, 0, 0]
 
 
-wishes = st.lists(st.one_of(st.just(NAN), st.sampled_from([0.0, 0.25, 1.0])), min_size=1, max_size=40)
+def test_a_change_of_sides_leaves_and_enters_at_one_close():
+    assert held_of([1.0, -0.5, NAN, 0.25, -1.0, 0.0])[0] == [1, -0.5, -0.5, 0.25, -1, 0]
+
+
+def test_a_change_of_sides_that_is_refused_only_leaves():
+    held, refused = held_of([1.0, -1.0, NAN, -1.0], codes=[[0] * 4, [0, REGIME, 0, 0]])
+    assert (held, refused) == ([1, 0, 0, -1], [0, -REGIME, 0, 0])
+
+
+def test_with_a_cooldown_a_change_of_sides_goes_by_way_of_cash():
+    held, refused = held_of([1.0, -1.0, -1.0, -1.0, 1.0, 1.0], cooldown=1)
+    assert held == [1, 0, 0, -1, 0, 0]
+    assert refused == [0, -COOLDOWN, -COOLDOWN, 0, COOLDOWN, COOLDOWN]
+
+
+def test_an_entry_is_forbidden_to_its_own_side_alone():
+    held, _ = held_of([1.0, 0.0, -1.0, 0.0, 1.0, -0.5], codes=[[AGREEMENT] * 6, [0] * 6])
+    assert held == [0, 0, -1, 0, 0, -0.5]
+
+
+def test_a_short_position_is_left_alone_by_filters_and_resized():
+    assert held_of([-0.5, -1.0, NAN, 0.0], codes=[0, REGIME, REGIME, REGIME])[0] == [-0.5, -1, -1, 0]
+
+
+def test_the_smallest_exposures_have_a_side():
+    assert held_of([5e-324, 5e-324, -5e-324])[0] == [5e-324, 5e-324, -5e-324]
+
+
+def test_a_wish_of_minus_nothing_is_nothing():
+    assert not np.signbit(held_of([-0.0, -1.0, -0.0, NAN])[0])[[0, 2, 3]].any()
+
+
+def test_sides_of_a_short_position():
+    exposure = np.array([-0.5, -0.5, -1.0, NAN, -0.2, 0.0, 0.4, -0.4])
+    assert sides(exposure).tolist() == ["sell", "hold", "sell", "hold", "buy", "buy", "buy", "sell"]
+    assert sides(exposure[:1], -1.0).tolist() == ["buy"]
+
+
+wishes = st.lists(st.one_of(st.just(NAN), st.sampled_from([0.0, 0.25, 1.0, -0.5, -1.0])), min_size=1, max_size=40)
 
 
 @given(wishes, st.integers(0, 5), st.data())
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_cooldown_and_filters_are_respected_and_later_bars_change_nothing(wish, cooldown, data):
-    codes = data.draw(st.lists(st.sampled_from([0, 0, REGIME]), min_size=len(wish), max_size=len(wish)))
+    one_side = st.lists(st.sampled_from([0, 0, REGIME]), min_size=len(wish), max_size=len(wish))
+    codes = np.array(data.draw(st.tuples(one_side, one_side)))
     held, refused = held_of(wish, codes, cooldown)
     left = None
     for bar, (now, before) in enumerate(zip(held, [0.0, *held], strict=False)):
-        if before > 0 and now == 0:
+        if before and np.sign(now) != np.sign(before):
             left = bar
-            assert wish[bar] == 0  # only the strategy sells
-        if before == 0 and now > 0:
-            assert codes[bar] == 0 and now == wish[bar]
-            assert left is None or bar - left > cooldown
+            assert np.sign(wish[bar]) != np.sign(before)  # only the strategy leaves
+        if now and np.sign(now) != np.sign(before):
+            assert codes[0 if now > 0 else 1][bar] == 0 and now == wish[bar]
+            assert left is None or bar - left > cooldown or (bar == left and not cooldown)
         if refused[bar]:
-            assert now == 0 and wish[bar] > 0
+            assert now == 0 and np.sign(refused[bar]) == np.sign(wish[bar])
     cut = data.draw(st.integers(0, len(wish)))
-    assert held_of(wish[:cut], codes[:cut], cooldown)[0] == held[:cut]
+    assert held_of(wish[:cut], codes[:, :cut], cooldown)[0] == held[:cut]
+    assert held_of(-np.array(wish), codes[::-1], cooldown) == ([-now for now in held], [-code for code in refused])
 
 
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=40))
@@ -265,6 +354,14 @@ def test_a_refused_entry_says_which_filter_and_why():
     signals = signal_table(candles, Wish(np.array([1.0, 0.0, 1.0]), None, ["a", "b", "c"]), forecasts, verdict)[0]
     assert signals.reasons.tolist() == ["a", "b", "c; no entry: it left the market within the last 1 bars"]
     assert signals.exposure.tolist() == [1, 0, 0]
+
+
+def test_a_refused_short_entry_says_which_filter_and_why():
+    candles, forecasts = forecasts_of([0.45, 0.3])
+    verdict = judge(candles, Filters(min_confidence=0.6), forecasts=forecasts)
+    signals = signal_table(candles, Wish(np.array([-1.0, -1.0]), None, ["a", "b"]), forecasts, verdict)[0]
+    assert signals.reasons.tolist() == ["a; no short entry: the forecast gives a fall less than 60 %", "b"]
+    assert signals.exposure.tolist() == [0, -1]
 
 
 def test_without_forecasts_there_is_no_confidence():

@@ -1,7 +1,7 @@
 """The durable ledger: what an account did, append-only, exact to the last digit; everything else follows from it."""
 
 from btclab.trading.ledger.database import LedgerBusy, WrongLedger
-from btclab.trading.ledger.postings import Entry, Movement, Request
+from btclab.trading.ledger.postings import Entry, Request
 from btclab.trading.ledger.store import Ledger
 
-__all__ = ["Entry", "Ledger", "LedgerBusy", "Movement", "Request", "WrongLedger"]
+__all__ = ["Entry", "Ledger", "LedgerBusy", "Request", "WrongLedger"]

@@ -1,6 +1,7 @@
 """Where a ledger lies: its address, connections, the lock of its writer, and what a database's errors mean.
 
-SQLite is one file in WAL mode; beside it lie `….lock` and, for messages, `….pid`. PostgreSQL holds one ledger per schema.
+SQLite is one file in WAL mode; beside it lie `….lock` and, for messages, `….pid`. PostgreSQL holds one ledger per schema
+(`btclab.trading.ledger.postgres`).
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, func, make_url, select, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 
 from btclab.errors import BtclabError, InputError, LedgerError, StorageError
 from btclab.settings import settings
+from btclab.trading.ledger import postgres, tables
 
 BUSY_S = 5.0  # seconds that a statement waits for another program's transaction
-ADVISORY = 0x62746C6162  # PostgreSQL's lock of the writer: "btclab"
 
 
 class WrongLedger(LedgerError, InputError):
@@ -37,11 +38,11 @@ def address(url: str | URL) -> tuple[URL, Path | None]:
     write = "Write sqlite:///data/ledger.db, or postgresql+psycopg://user@host/name."
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise InputError(f"The ledger's address is none. {write}") from None  # it may hold a password: not repeated
     backend = parsed.get_backend_name()
     if backend == "postgresql":
-        return parsed, None
+        return postgres.checked(parsed), None
     if backend != "sqlite":
         raise InputError(f"A ledger cannot lie in {backend}. {write}")
     if parsed.database in (None, "", ":memory:"):
@@ -55,13 +56,13 @@ class Database:
 
     def __init__(self, url: str | URL, writes: bool) -> None:
         self.url, self.file = address(url)
-        self.name = str(self.file) if self.file else self.url.render_as_string(hide_password=True)
+        self.name = str(self.file) if self.file else postgres.readable(self.url)
         self._writes = writes
         self._engine: Engine | None = None
         self._writer: Connection | None = None
         self._lock: FileLock | None = None
-        self._inode: tuple[int, int] | None = None
-        self.opened = 0  # how many files were opened: one more after each that was put in place of the last
+        self._held: object = None  # which ledger it is: the file's inode, PostgreSQL's number of the table
+        self.opened = 0  # how many ledgers were opened: one more after each that was put in place of the last
 
     def connect(self) -> None:
         """Take the lock if this is the writer; raises `LedgerBusy` naming the process that holds it."""
@@ -69,23 +70,32 @@ class Database:
             self._lock = _lock(self.file)
         elif self.file and not self.file.exists():
             raise WrongLedger(f"There is no ledger at {self.file}; `btclab paper run` begins one.")
-        options: dict[str, Any] = {"connect_args": {"timeout": BUSY_S}} if self.file else {"poolclass": NullPool}
+        arguments = {"timeout": BUSY_S} if self.file else postgres.arguments(self.url)
         try:
-            self._engine = create_engine(self.url, **options)
-        except (NoSuchModuleError, ModuleNotFoundError) as error:
-            raise InputError(
-                f"{self.name} needs a driver: {error}. For PostgreSQL: pip install psycopg[binary]"
-            ) from None
+            self._engine = create_engine(self.url, connect_args=arguments, pool_pre_ping=not self.file)
+        except ImportError as error:
+            raise InputError(f"{self.name} needs a driver: {error}. Type: pip install 'psycopg[binary]'") from None
+        event.listen(self._engine, "connect", self._prepare if self.file else _prepare_postgres)
         if self.file:
-            event.listen(self._engine, "connect", self._prepare)
             event.listen(self._engine, "begin", _begin)
         with self._meaning():
             if self._writes:
-                self._writer = self._engine.connect().execution_options(immediate=True)
-                if not self.file:
-                    self._lock_postgres(self._writer)
+                self._writer = self._for_writing(self._engine)
+                if not self.file and not postgres.lock_writer(self._writer):
+                    holder = self.writer()  # None: it has just ended
+                    raise _busy(self.name, f"process {holder}" if holder else "another process")
             if self.file:
-                self._inode = _inode(self.file)
+                self._held = _inode(self.file)
+
+    def _for_writing(self, engine: Engine) -> Connection:
+        """A connection whose transactions see what others had committed when they took their turn."""
+        options: dict[str, Any] = {"immediate": True} if self.file else {"isolation_level": "READ COMMITTED"}
+        return engine.connect().execution_options(**options)
+
+    def writer(self) -> str | None:
+        """Who writes to a ledger in PostgreSQL, as "123 on its-machine" (process and host); None if nobody does."""
+        with self.reading() as connection:
+            return postgres.writer(connection)
 
     def _prepare(self, raw: sqlite3.Connection, _: object) -> None:
         raw.isolation_level = None  # transactions begin where `_begin` says
@@ -93,22 +103,6 @@ class Database:
             raise StorageError(f"{self.file} cannot have a write-ahead log ({mode}); put it on a local disk.")
         for pragma in ("foreign_keys = ON", "synchronous = FULL", "fullfsync = ON"):
             raw.execute(f"PRAGMA {pragma}")
-
-    def _lock_postgres(self, connection: Connection) -> None:
-        """A lock of the session: it ends with the connection, however the process ends."""
-        with connection.begin():
-            connection.execute(select(func.set_config("application_name", f"btclab {os.getpid()}", False)))
-            if connection.scalar(select(func.pg_try_advisory_lock(ADVISORY))):
-                return
-            holder = connection.scalar(
-                text(
-                    "SELECT application_name || ' at ' || coalesce(host(client_addr), 'this host') FROM pg_locks "
-                    "JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' AND granted "
-                    "AND (classid::bigint << 32) + objid::bigint = :key"
-                ),
-                {"key": ADVISORY},
-            )
-        raise _busy(self.name, f"process {holder}")
 
     def close(self) -> None:
         """Close all connections, then give back the lock."""
@@ -125,11 +119,11 @@ class Database:
         """The engine; if the file was put aside by a reset or restore, from here on of the one that lies there now."""
         if self._engine is None:
             raise LedgerError(f"{self.name} was closed; open it again.")
-        if self.file and not self._writes and self._inode != (now := _inode(self.file)):
+        if self.file and not self._writes and self._held != (now := _inode(self.file)):
             if now is None:
                 raise WrongLedger(f"There is no ledger at {self.file} any more; `btclab paper run` begins a new one.")
             self._engine.dispose()
-            self._inode, self.opened = now, self.opened + 1
+            self._held, self.opened = now, self.opened + 1
         return self._engine
 
     @contextmanager
@@ -137,7 +131,11 @@ class Database:
         """One consistent view of the ledger; waits for nobody."""
         engine = self._following()
         with self._meaning(), engine.connect() as connection:
-            yield connection if self.file else connection.execution_options(isolation_level="REPEATABLE READ")
+            if not self.file:
+                connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+                if not self._writes and self._held != (now := postgres.identity(connection)):
+                    self._held, self.opened = now, self.opened + 1
+            yield connection
 
     @contextmanager
     def writing(self, refusal: Callable[[Connection], str] | None = None, apart: bool = False) -> Iterator[Connection]:
@@ -149,7 +147,7 @@ class Database:
         try:
             with self._meaning():
                 if apart or self._writer is None:
-                    with engine.connect().execution_options(immediate=True) as connection, connection.begin():
+                    with self._for_writing(engine) as connection, connection.begin():
                         yield connection
                 elif self._writer.invalidated:  # a new connection would not hold the lock
                     raise StorageError(
@@ -176,21 +174,44 @@ class Database:
             raise self._said(error, None) from error
 
     def _said(self, error: BaseException | None, wrapped: DBAPIError | None) -> BtclabError:
-        code = str(getattr(error, "sqlite_errorname", ""))
+        code = str(getattr(error, "sqlite_errorname", None) or getattr(error, "sqlstate", None) or "")
+        primary = getattr(getattr(error, "diag", None), "message_primary", None)  # without PostgreSQL's context
+        what = " ".join(str(primary or error).split()).rstrip(".?")
+        if wrapped is not None and wrapped.connection_invalidated:
+            return StorageError(
+                f"{self.name}: the connection was lost ({what}). Start again: what was being written is there as a whole or "
+                "not at all, and the ledger goes on where it stands."
+            )
+        if isinstance(wrapped, OperationalError | ProgrammingError) and not (code or self.file):  # it never began
+            return StorageError(
+                f"{self.name} cannot be reached: {what}. Check host, port, database, user and password of its address, and "
+                "that PostgreSQL runs there."
+            )
         if isinstance(wrapped, IntegrityError) or code.startswith("SQLITE_CONSTRAINT"):
-            return LedgerError(f"{self.name} refuses this: {error}. Nothing was written.")
-        if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-            return LedgerError(f"{self.name} is damaged or no ledger: {error}. Restore it from a backup.")
+            return LedgerError(f"{self.name} refuses this: {what}. Nothing was written.")
+        if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "XX001", "XX002")):
+            return LedgerError(f"{self.name} is damaged or no ledger: {what}. Restore it from a backup.")
+        if code == "42P01":
+            return WrongLedger(f"There is no ledger at {self.name}; `btclab paper run` begins one.")
         remedies = {
-            "SQLITE_BUSY": f"another program has locked it for more than {BUSY_S:g} s; close that one and try again",
-            "SQLITE_LOCKED": "another program has locked it; close that one and try again",
-            "SQLITE_FULL": "the disk is full; free some space and start again, the ledger goes on where it stands",
-            "SQLITE_IOERR": "the disk does not answer; check it and the free space, then start again",
-            "SQLITE_READONLY": "it may not be written; check its owner and that of its folder",
-            "SQLITE_CANTOPEN": "it cannot be opened; check that its folder exists and may be written",
+            ("SQLITE_BUSY", "55P03"): f"another program has locked it for more than {BUSY_S:g} s; "
+            "close that one and try again",
+            ("SQLITE_LOCKED", "40"): "another program has locked it; close that one and try again",
+            ("SQLITE_FULL", "53100"): "the disk is full; free some space and start again, "
+            "the ledger goes on where it stands",
+            ("SQLITE_IOERR", "58"): "the disk does not answer; check it and the free space, then start again",
+            ("SQLITE_READONLY",): "it may not be written; check its owner and that of its folder",
+            ("SQLITE_CANTOPEN",): "it cannot be opened; check that its folder exists and may be written",
+            ("42501", "25006"): "the user lacks the right; the ledger's owner can GRANT it",
+            ("3F000",): "make the schema that its address names first: CREATE SCHEMA",
         }
-        remedy = next((said for name, said in remedies.items() if code.startswith(name)), "check the database")
-        return StorageError(f"{self.name}: {error}. Nothing was written: {remedy}.")
+        remedy = next((said for codes, said in remedies.items() if code.startswith(codes)), "check the database")
+        return StorageError(f"{self.name}: {what}. Nothing was written: {remedy}.")
+
+    def put_aside(self, connection: Connection) -> str | None:
+        """Move a ledger in PostgreSQL to another schema; returns its address there, or None if there was none."""
+        schema = postgres.put_aside(connection)
+        return schema and postgres.readable(postgres.in_schema(self.url, schema))
 
     def check_file(self, connection: Connection) -> None:
         """Raises `LedgerError` if SQLite finds the file itself or a reference in it damaged."""
@@ -202,9 +223,17 @@ class Database:
                 raise LedgerError(f"{self.name} is damaged: {what}. Restore it from a backup.")
 
     def copy_to(self, path: Path) -> None:
-        """SQLite's online copy: the ledger as of one moment, while others write to it."""
+        """A SQLite file of the ledger as of one moment, while others write to it."""
         if not self.file:
-            raise InputError(f"{self.name} is kept in PostgreSQL: use pg_dump and pg_restore.")
+            path.touch()
+            copy = Database(sqlite_url(path), writes=False)
+            copy.connect()
+            try:
+                with self.reading() as rows, copy.writing(apart=True) as connection:
+                    tables.copy_rows(rows, connection)
+            finally:
+                copy.close()
+            return
         with self._meaning():
             source, target = sqlite3.connect(self.file, timeout=BUSY_S), sqlite3.connect(path)
             try:
@@ -212,6 +241,14 @@ class Database:
             finally:
                 target.close()
                 source.close()
+
+
+def _prepare_postgres(raw: Any, _: object) -> None:
+    postgres.prepare(raw, BUSY_S)
+
+
+def sqlite_url(path: Path) -> URL:
+    return URL.create("sqlite", database=str(path.absolute()))
 
 
 def _begin(connection: Connection) -> None:
@@ -256,11 +293,17 @@ def _lock(path: Path) -> FileLock:
 
 
 @contextmanager
-def locked(url: str | URL) -> Iterator[Path]:
-    """The file of the ledger at `url`, while no other process writes to it."""
+def locked(url: str | URL) -> Iterator[Path | Database]:
+    """The file of the ledger at `url`, or its PostgreSQL database, while no other process writes to it."""
     _, path = address(url)
     if path is None:
-        raise InputError("A ledger in PostgreSQL is put aside and restored there: rename its schema, or use pg_dump.")
+        held = Database(url, writes=True)
+        try:
+            held.connect()
+            yield held
+        finally:
+            held.close()
+        return
     lock = _lock(path)
     try:
         yield path

@@ -12,31 +12,12 @@ from typing import Any
 import pandas as pd
 from sqlalchemy import Boolean, Float, Table, Text
 
-from btclab.errors import InputError, LedgerError, unknown
-from btclab.records import Bar, Fill, Order, OrderEvent
+from btclab.errors import InputError, LedgerError
+from btclab.records import Bar, Fill, Movement, Order, OrderEvent
 from btclab.trading.ledger.exact import Book, decimal_of, exactly, text_of
 from btclab.trading.ledger.tables import OF_A_BAR, Amount, cash_movements, fills, marks, order_events, orders, signals
 
-MOVEMENTS = ("deposit", "withdrawal", "interest")
 Rows = dict[Table, list[dict[str, Any]]]
-
-
-@dataclass(frozen=True)
-class Movement:
-    """Cash in or out without a trade: "deposit" above 0, "withdrawal" below 0, "interest" below 0 when paid."""
-
-    kind: str
-    amount: float
-    text: str = ""
-
-    def __post_init__(self) -> None:
-        if self.kind not in MOVEMENTS:
-            raise unknown("kind of cash movement", self.kind, MOVEMENTS)
-        wrong = {"deposit": self.amount <= 0, "withdrawal": self.amount >= 0}.get(self.kind, False)
-        if wrong or not math.isfinite(self.amount):
-            raise InputError(
-                f"{self} cannot be: a deposit is above 0, a withdrawal below, interest below if it is paid."
-            )
 
 
 @dataclass(frozen=True)
@@ -99,7 +80,10 @@ def snapshot_row(book: Book, number: int) -> dict[str, Any]:
 
 
 def row_of(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` as `table` gives them back: digests are of these. No number is NULL, and so is no text where that may be."""
+    """`values` as `table` gives them back: digests are of these. No number is NULL, and so is no text where that may be.
+
+    PostgreSQL has no character 0 in a text: its picture ␀ takes its place, in SQLite too, so that a ledger can move.
+    """
     row: dict[str, Any] = {}
     for name, value in values.items():
         column = table.c[name]
@@ -110,7 +94,8 @@ def row_of(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(column.type, Boolean):
             row[name] = bool(value)
         elif isinstance(column.type, Text):
-            row[name] = (str(value) or None) if column.nullable else str(value)
+            held = str(value).replace("\0", "␀")
+            row[name] = (held or None) if column.nullable else held
         else:
             row[name] = int(value)
     return row

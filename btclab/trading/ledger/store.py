@@ -15,21 +15,21 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from sqlalchemy import URL, Connection, exists, func, insert, inspect, select
+from sqlalchemy import URL, Column, Connection, func, insert, inspect, select
 
 from btclab.errors import InputError, LedgerError, StorageError, unknown
 from btclab.files import write_atomically
 from btclab.market.candles import timeframe_delta
-from btclab.records import Bar, Fill, Market, Order, OrderEvent
+from btclab.records import Bar, Fill, Market, Movement, Order, OrderEvent
 from btclab.settings import settings
-from btclab.trading.ledger import database
+from btclab.trading.ledger import database, postgres
 from btclab.trading.ledger.database import LedgerBusy, WrongLedger
 from btclab.trading.ledger.exact import Book, decimal_of, exactly
 from btclab.trading.ledger.postings import (
     Entry,
-    Movement,
     Request,
     Rows,
     mark_of,
@@ -43,6 +43,7 @@ from btclab.trading.ledger.tables import (
     OF_A_BAR,
     account,
     cash_movements,
+    copy_rows,
     fills,
     guard,
     marks,
@@ -55,14 +56,14 @@ from btclab.trading.ledger.tables import (
 )
 from btclab.trading.ledger.view import LedgerView
 
-__all__ = ["Entry", "Ledger", "LedgerBusy", "Movement", "Request", "WrongLedger"]
+__all__ = ["Entry", "Ledger", "LedgerBusy", "Request", "WrongLedger"]
 
 # Entry i takes a ledger of schema i + 1 to schema i + 2. A new column must be NULL in the rows that are there: digests
 # leave out what is NULL, so that those of older rows stay true.
 MIGRATIONS: list[Callable[[Connection], None]] = []
 SCHEMA = len(MIGRATIONS) + 1
 ID = re.compile(r"[A-Za-z0-9][\w.-]{0,59}", re.ASCII)  # of a request
-OWN = ("target-", "close-")  # how the trader's own orders begin
+OWN = ("target-", "close-", "margin-call-")  # how the trader's own orders begin
 SNAPSHOT_EVERY = 1_000  # marks and fills between two snapshots: opening replays at most so many
 
 
@@ -285,56 +286,79 @@ class Ledger(LedgerView):
         Raises `InputError` for an id that no order may have (it is empty of letters and digits, too long, or of the kind that
         the trader gives its own orders), and for a body that is no JSON with finite numbers and plain text.
         """
-        name = id or uuid.uuid4().hex
-        if not ID.fullmatch(name) or name.startswith(OWN):
-            raise InputError(
-                f"The id {name!r} cannot be used: write letters, digits, _, . or -, at most 60, not beginning with "
-                f"{' or '.join(OWN)}, which are the trader's own."
-            )
-        row = {"id": name, "created": time.time_ns(), "kind": kind, "body": request_text(body)}
+        return self.request_all([(kind, body, id)])[0]
+
+    def request_all(self, asked: Sequence[tuple[str, Mapping[str, Any], str]]) -> list[str]:
+        """Leave several requests (kind, body, id), all of them or none, so that the trader takes them at the same close."""
+        names = [id or uuid.uuid4().hex for _, _, id in asked]
+        for name in names:
+            if not ID.fullmatch(name) or name.startswith(OWN):
+                raise InputError(
+                    f"The id {name!r} cannot be used: write letters, digits, _, . or -, at most 60, not beginning with "
+                    f"{' or '.join(OWN)}, which are the trader's own."
+                )
+        now = time.time_ns()
+        rows = [
+            {"id": name, "created": now, "kind": kind, "body": request_text(body)}
+            for name, (kind, body, _) in zip(names, asked, strict=True)
+        ]
+
+        def first_of(connection: Connection, column: Column[str]) -> str | None:
+            return connection.scalar(select(column).where(column.in_(names)).limit(1))
 
         def refusal(connection: Connection) -> str:
-            there = connection.scalar(select(exists().where(requests.c.id == name)))
-            return f"Request {name!r} was made before; an id is used once." if there else ""
+            there = first_of(connection, requests.c.id)
+            return f"Request {there!r} was made before; an id is used once." if there else ""
 
         with self._database.writing(refusal, apart=True) as connection:
-            if connection.scalar(select(exists().where(orders.c.id == name))):
-                raise InputError(f"There is an order {name!r} already; an id is used once.")
-            number = connection.scalar(select(func.coalesce(func.max(requests.c.number), 0)))
-            connection.execute(insert(requests), {"number": (number or 0) + 1, **row})
-        return name
+            if there := first_of(connection, orders.c.id):
+                raise InputError(f"There is an order {there!r} already; an id is used once.")
+            postgres.take_turn(connection)  # else two would take the same number
+            number = connection.scalar(select(func.coalesce(func.max(requests.c.number), 0))) or 0
+            for i, row in enumerate(rows, number + 1):  # one by one: each must be the next
+                connection.execute(insert(requests), {"number": i, **row})
+        return names
 
     @staticmethod
-    def restore(path: str | Path, into: str | URL) -> Path | None:
-        """Put the backup at `path`, once it is checked in full, where `into` (an URL) says.
+    def restore(path: str | Path, into: str | URL) -> Path | str | None:
+        """Put the backup at `path`, once it is checked in full, where `into` (an URL) says: also from SQLite into PostgreSQL.
 
-        Returns where the ledger that was there now lies; None if there was none. Raises `LedgerBusy` while a process writes
-        to it, `LedgerError` if the backup does not add up.
+        Returns where the ledger that was there now lies, as `reset` does; None if there was none. Raises `LedgerBusy` while a
+        process writes to it, `LedgerError` if the backup does not add up.
         """
         source = Path(path)
         if not source.is_file():
             raise InputError(f"There is no backup at {source}. Name the file that `backup` wrote.")
-        old: list[Path | None] = []
+        old: list[Path | str | None] = []
 
         def fetch(aside: Path) -> None:
-            database.Database(_sqlite(source), writes=False).copy_to(aside)
-            with Ledger.open(_sqlite(aside), mode="read") as copy:
+            database.Database(database.sqlite_url(source), writes=False).copy_to(aside)
+            with Ledger.open(database.sqlite_url(aside), mode="read") as copy:
                 copy.check()
-            old.append(database.put_aside(target))
+                if isinstance(target, Path):
+                    old.append(database.put_aside(target))
+                else:
+                    with copy._database.reading() as rows, target.writing() as connection:
+                        old.append(target.put_aside(connection))
+                        copy_rows(rows, connection)
 
         with database.locked(into) as target:
-            write_atomically(target, fetch)
+            if isinstance(target, Path):
+                write_atomically(target, fetch)
+            else:
+                with TemporaryDirectory() as folder:
+                    fetch(Path(folder) / "copy.db")
         return old[0]
 
     @staticmethod
-    def reset(url: str | URL) -> Path | None:
+    def reset(url: str | URL) -> Path | str | None:
         """Put the ledger at `url` aside, with the time in its name, so that the next writer begins a new one.
 
-        Returns where it now lies; None if there was none. Raises `LedgerBusy` while a process writes to it.
+        Returns where it now lies, the file, or the address without a password of the schema in PostgreSQL; None if there was
+        none. Raises `LedgerBusy` while a process writes to it.
         """
-        with database.locked(url) as path:
-            return database.put_aside(path)
-
-
-def _sqlite(path: Path) -> URL:
-    return URL.create("sqlite", database=str(path.absolute()))
+        with database.locked(url) as target:
+            if isinstance(target, Path):
+                return database.put_aside(target)
+            with target.writing() as connection:
+                return target.put_aside(connection)

@@ -24,6 +24,8 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    insert,
+    select,
 )
 
 from btclab.trading.ledger.exact import text_of
@@ -160,19 +162,42 @@ snapshots = Table(
     Column("digest", Text, nullable=False),
 )
 OF_A_BAR = (cash_movements, orders, order_events, fills, signals)  # rows that a bar may have, beside its mark
+COPIED = 5_000  # rows that are copied at once
+
+
+def _out_of_turn(table: Table) -> str:
+    """The condition under which the row NEW does not follow the last one."""
+    keys = [key.name for key in table.primary_key if key.name != "number"]
+    wrong = [f"NEW.{key} <= (SELECT max({key}) FROM {table.name})" for key in keys]
+    if "number" in table.c:
+        wrong.append(f"NEW.number <> (SELECT coalesce(max(number), 0) + 1 FROM {table.name})")
+    return " OR ".join(wrong)
+
+
+def functions() -> dict[str, str]:
+    """Those of PostgreSQL's triggers: name → body."""
+    refuse = "RAISE EXCEPTION USING ERRCODE = 'integrity_constraint_violation', MESSAGE = TG_TABLE_NAME ||"
+    in_turn = {
+        f"{name}_in_turn": f"IF {_out_of_turn(table)} THEN {refuse} ': a row out of its turn'; END IF; RETURN NEW;"
+        for name, table in metadata.tables.items()
+    }
+    return {"refuse_change": f"{refuse} ' is append-only';"} | in_turn
 
 
 def guard(connection: Connection) -> None:
-    """Have the database itself refuse UPDATE and DELETE, and in SQLite a row out of its turn (also INSERT OR REPLACE)."""
+    """Have the database itself refuse UPDATE and DELETE, and a row out of its turn (in SQLite also INSERT OR REPLACE)."""
     if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(
-            "CREATE OR REPLACE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-            "RAISE EXCEPTION USING MESSAGE = TG_TABLE_NAME || ' is append-only'; END $$"
-        )
+        for function, body in functions().items():
+            connection.exec_driver_sql(
+                f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$"
+            )
         for name in metadata.tables:
             connection.exec_driver_sql(
                 f"CREATE TRIGGER {name}_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {name} "
                 "FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
+            )
+            connection.exec_driver_sql(
+                f"CREATE TRIGGER {name}_in_turn BEFORE INSERT ON {name} FOR EACH ROW EXECUTE FUNCTION {name}_in_turn()"
             )
     elif connection.dialect.name == "sqlite":
         for name, table in metadata.tables.items():
@@ -181,11 +206,8 @@ def guard(connection: Connection) -> None:
                     f"CREATE TRIGGER {name}_no_{change.lower()} BEFORE {change} ON {name} "
                     f"BEGIN SELECT RAISE(ABORT, '{name} is append-only'); END"
                 )
-            wrong = [f"NEW.{key.name} <= (SELECT max({key.name}) FROM {name})" for key in table.primary_key]
-            if "number" in table.c:
-                wrong.append(f"NEW.number IS NOT (SELECT coalesce(max(number), 0) + 1 FROM {name})")
             connection.exec_driver_sql(
-                f"CREATE TRIGGER {name}_in_turn BEFORE INSERT ON {name} WHEN {' OR '.join(wrong)} "
+                f"CREATE TRIGGER {name}_in_turn BEFORE INSERT ON {name} WHEN {_out_of_turn(table)} "
                 f"BEGIN SELECT RAISE(ABORT, '{name}: a row out of its turn'); END"
             )
 
@@ -194,7 +216,18 @@ def unguard(connection: Connection) -> None:
     """Take away what `guard` made, for a migration; in the same transaction it is made anew."""
     if connection.dialect.name == "postgresql":
         for name in metadata.tables:
-            connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {name}_append_only ON {name}")
+            for trigger in ("append_only", "in_turn"):
+                connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {name}_{trigger} ON {name}")
     elif connection.dialect.name == "sqlite":
         for (name,) in connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'").all():
             connection.exec_driver_sql(f'DROP TRIGGER "{name}"')
+
+
+def copy_rows(source: Connection, target: Connection) -> None:
+    """All rows of a ledger, as they are, into new tables in another database."""
+    metadata.create_all(target, checkfirst=False)
+    rows = source.execution_options(yield_per=COPIED)
+    for table in metadata.sorted_tables:
+        for part in rows.execute(select(table).order_by(*table.primary_key)).mappings().partitions():
+            target.execute(insert(table), [dict(row) for row in part])
+    guard(target)
