@@ -128,6 +128,7 @@ def run(
         _print_notebooks(console)
         return
     given = _parse(parameter)
+    _check_strategy(given)
     with StageProgress(console, (name,)) as progress:
         finished = run_notebook(name, given, lambda step: progress.step(name, step))
         progress.done(name, finished)
@@ -141,25 +142,20 @@ def runs(most: Annotated[int, typer.Option(help="How many, newest first.", min=1
 
     from btclab.operations.runs import past_runs
 
-    table = Table(
-        Column("run", overflow="fold"),
-        "status",
-        "took",
-        Column("source", overflow="fold"),
-        Column("report", overflow="fold"),
-    )
-    for past in past_runs()[:most]:
+    found = past_runs()[:most]
+    table = Table(Column("run", overflow="fold"), "status", "took", Column("source", overflow="fold"), "report")
+    for past in found:
         status = past.record["status"]
         colour = {"done": "green", "failed": "red"}.get(status, "yellow")
         took = f"{past.record['seconds']} s" if "seconds" in past.record else "–"
-        table.add_row(
-            past.folder.name,
-            f"[{colour}]{status}[/]",
-            took,
-            past.source,
-            str(past.report) if past.report.exists() else "–",
+        there = "yes" if past.report.exists() else "–"
+        table.add_row(past.folder.name, f"[{colour}]{status}[/]", took, past.source, there)
+    console = printing.console()
+    console.print(table if found else "No runs yet. Make one: btclab pipeline")
+    if found:
+        console.print(
+            f"Reports: {found[0].folder.parent / 'RUN' / found[0].report.name}", soft_wrap=True, highlight=False
         )
-    printing.console().print(table if table.row_count else "No runs yet. Make one: btclab pipeline")
 
 
 @app.command(epilog="Example: [bold]btclab dashboard --port 8866[/bold]")
@@ -244,6 +240,7 @@ def _run_on_candles(
 
     console, given = Console(), _parse(parameter)
     check_parameters(name, given)
+    _check_strategy(given)
     source, timeframe = given.get("source", source), given.get("timeframe", timeframe)  # -p says the same as the option
     market = given.get("symbol", _symbol(symbol))
     choice = _choose(console, source, timeframe, market, simulate=name == "train")
@@ -252,6 +249,14 @@ def _run_on_candles(
         finished = run_notebook(name, given, lambda step: progress.step(name, step), **facts_of(choice))
         progress.done(name, finished)
     _print_reports(console, [finished])
+
+
+def _check_strategy(given: dict[str, Any]) -> None:
+    """A wrong name of a strategy, or of its parameters, is told at once, not by a notebook seconds later."""
+    if "strategy" in given:
+        from btclab.trading.strategies import strategy
+
+        strategy(given["strategy"])
 
 
 def _choose(console: Any, source: str | None, timeframe: str, symbol: str, simulate: bool = True) -> Choice:

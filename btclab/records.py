@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from btclab.errors import InputError, unknown
 
@@ -37,12 +38,12 @@ class Costs:
             raise InputError(f"participation is {self.participation!r}; it must lie in 0…1 (share of a bar's volume).")
 
     @classmethod
-    def from_settings(cls) -> Costs:
-        """The costs of the section `[trading]`."""
+    def from_settings(cls, **given: Any) -> Costs:
+        """The costs of the section `[trading]`, but for those that are `given`."""
         from btclab.settings import settings
 
         own = settings().trading
-        return cls(own.fee_bps, own.slippage_bps, own.maker_fee_bps, own.impact_bps, own.participation)
+        return cls(**{one.name: getattr(own, one.name) for one in fields(cls)} | given)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 _PREFIX = "BTCLAB_"
 _BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
-_SECRET = re.compile(r"key|secret|token|password|webhook", re.IGNORECASE)
+_SECRET = re.compile(r"key|secret|token|password|webhook|://\S*@", re.IGNORECASE)  # also an address with a password
 
 
 def _said(meaning: str, **bounds: Any) -> Any:

@@ -77,6 +77,8 @@ def test_version(call):
         (["train", "--source", "simulated:1", "-p", "epoch=3"], 2, "Did you mean 'epochs'"),
         (["train", "--source", "simulated:1", "-p", "epochs=many"], 2, "Parameter 'epochs' is 'many'; it must be int"),
         (["train", "--source", "simulated:1", "-p", "epochs"], 2, "not of the form name=value"),
+        (["backtest", "--source", "simulated:1", "-p", "strategy=sma_crss"], 2, "Did you mean 'sma_cross'"),
+        (["run", "signal", "-p", "strategy=sma_cross(fst=3)"], 2, "Did you mean 'fast'"),
         (["run", "trian"], 2, "Did you mean 'train'"),
         (["dashboard", "--password", "a", "--no-password"], 2, "exclude each other"),
         (["nosuch"], 2, "nosuch"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import tomllib
 
@@ -13,6 +14,7 @@ from packaging.utils import canonicalize_name
 
 import btclab as bl
 from btclab.settings import PROJECT
+from tests.trading.test_postgres import PLACES
 
 CONDA_NAMES = {"pytorch": "torch"}
 
@@ -88,4 +90,26 @@ def test_every_python_example_of_the_readme_uses_names_that_exist():
 def test_every_file_the_readme_links_to_exists():
     readme = (PROJECT / "README.md").read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)|src=\"([^\"]+)\"", readme):
-        assert (PROJECT / next(filter(None, target))).exists(), target
+        assert (PROJECT / next(filter(None, target)).partition("#")[0]).exists(), target
+
+
+def test_ci_looks_for_postgresql_where_the_tests_do():
+    text = (PROJECT / ".ci" / "run").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^command -v initdb (.*)", text, re.MULTILINE)
+    assert tuple(re.findall(r"(\S+)/initdb", line)) == PLACES
+
+
+def test_ci_says_what_to_install_where_it_cannot(tmp_path):
+    (tmp_path / "dirname").symlink_to(shutil.which("dirname"))
+    (tmp_path / "apt-get").write_text("#!/bin/sh\nexit 100\n")
+    (tmp_path / "apt-get").chmod(0o755)
+    done = subprocess.run(
+        [shutil.which("bash"), PROJECT / ".ci" / "run"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(r"Not installed: (chromium.*)\. Type: sudo apt-get install \1\n", done.stderr)

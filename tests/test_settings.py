@@ -216,6 +216,13 @@ def test_a_misspelt_secret_is_not_repeated(config, name):
     assert "s3cr3t" not in message
 
 
+@pytest.mark.parametrize("line", ['ledgr = "{0}"', 'ledger = ["{0}"]', 'fee_bps = "{0}"'])
+def test_the_address_of_a_misplaced_ledger_is_not_repeated(config, line):
+    config("[trading]\n" + line.format("postgresql://joe:s3cr3t@host/db") + "\n")
+    assert "Wrong setting: trading." in refusal()
+    assert "s3cr3t" not in refusal()
+
+
 @pytest.mark.parametrize("value", ['{"fred_api_key": "s3cr3t"', '["s3cr3t"]', "s3cr3t"])
 def test_a_section_that_may_hold_a_secret_is_not_repeated(monkeypatch, value):
     monkeypatch.setenv("BTCLAB_CONTEXT", value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,18 +10,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from btclab.analysis.metrics import bar_length, curve_metrics, rename_in_sample, traded_metrics
 from btclab.errors import InputError
 from btclab.market.candles import timeframe_delta, timeframe_of, validate_candles
-from btclab.records import Bar, Costs, Margin, Market, Order, OrderEvent
-from btclab.trading.broker import PaperBroker, bars_of, check_account
+from btclab.records import Costs, Margin, Market, Order, OrderEvent
+from btclab.settings import settings
+from btclab.trading.broker import PaperBroker, check_account
 from btclab.trading.engine import Conditions, Walk, simulate
-from btclab.trading.guard import Allowed, Guard, average_true_range
-from btclab.trading.lots import Lots, check_identity, fill_arrays, fill_table, match_lots, trade_table
+from btclab.trading.guard import guarded
+from btclab.trading.lots import Lots, check_identity, fill_table, match_lots, trade_table
 from btclab.trading.orders import exposure_range
-from btclab.trading.risk import RiskRules, RiskState
+from btclab.trading.risk import RiskRules
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def backtest(
     trials: int = 1,
     orders: Sequence[Order] = (),
     market: Market | None = None,
-    latency: int = 0,
+    latency: int | None = None,
     risk: RiskRules | None = None,
     progress: bool = True,
     margin: Margin | None = None,
@@ -68,7 +67,8 @@ def backtest(
 
     Each of `orders` is placed at the close of the bar `order.decided`: limits, stops, brackets and the rest, as
     `docs/orders.md` states. The target order of a bar has the id `target-<open time in ns>`, by which a bracket can name it
-    as its parent. `market` gives steps and minimums, `latency` the bars by which an order arrives late.
+    as its parent. `market` gives steps and minimums, `latency` the bars by which an order arrives late. `costs`, `latency` and
+    `margin` that are not given are those of `[trading]` in the settings, as for `PaperBroker.open`.
 
     With `risk` the limits, stops and targets of these rules are kept as paper trading keeps them, bar by bar: 0.1 ms each.
 
@@ -78,63 +78,36 @@ def backtest(
     `candles`, or if an order is wrong by itself; one that the account cannot carry is refused in `Result.events`.
     """
     validate_candles(candles)
-    targets = _targets(candles, signals, margin is not None)
+    conditions = _conditions(costs, market, latency, margin)
+    targets = _targets(candles, signals, conditions.margin is not None)
     check_account(initial_cash, rebalance_band)
-    costs = costs or Costs()
     times, prices = _arrays(candles)
-    conditions = Conditions(costs, market or Market(), latency, margin)
     if risk is None:
         done = simulate(times, prices, targets.to_numpy(), initial_cash, rebalance_band, orders, conditions)
     else:
-        broker = PaperBroker(initial_cash, costs, rebalance_band, market, latency, margin=margin)
-        done = _guarded(broker, candles, targets, orders, risk, progress)
+        broker = PaperBroker(initial_cash, conditions.costs, rebalance_band)
+        broker.conditions = conditions
+        done = guarded(broker, candles, targets, orders, risk, progress)
     matched = match_lots(done.fills["side"], done.fills["quantity"], done.fills["fee"])
     check_identity(float(done.equity[-1]), float(prices[3, -1]), initial_cash, done.fills, matched, done.interest)
     fills = fill_table(done.fills)
     trades = trade_table(done.fills, matched, timeframe_delta(timeframe_of(candles)).value)
     curve = pd.Series(done.equity, candles.index, name="equity")
-    held = pd.Series(done.position * prices[3] / done.equity, candles.index, name="exposure")
+    held = pd.Series(_exposure(done, prices[3]), candles.index, name="exposure")
     for frame in (curve, held, fills, trades):  # simulated results say so wherever they go
         frame.attrs = dict(candles.attrs)
     metrics = _metrics(done, matched, prices[3], bar_length(pd.DatetimeIndex(candles.index)), initial_cash, trials)
     if "in_sample" in signals and bool(signals["in_sample"].any()):
         metrics = rename_in_sample(metrics)
-    return Result(curve, held, fills, trades, metrics, costs, initial_cash, tuple(done.events))
+    return Result(curve, held, fills, trades, metrics, conditions.costs, initial_cash, tuple(done.events))
 
 
-def _guarded(
-    broker: PaperBroker,
-    candles: pd.DataFrame,
-    targets: pd.Series,
-    orders: Sequence[Order],
-    rules: RiskRules,
-    progress: bool,
-) -> Walk:
-    """The account over many bars under risk rules, walked as the paper trader walks."""
-    guard, ranges = Guard(rules, RiskState.start(broker.equity)), average_true_range(candles, rules)
-    decided: dict[int, list[Order]] = {}
-    for order in orders:
-        decided.setdefault(order.decided, []).append(order)
-    equity, position = np.empty(len(candles)), np.empty(len(candles))
-    refused: list[OrderEvent] = []
-    steps = zip(bars_of(candles), targets.tolist(), ranges.tolist(), strict=True)
-    for i, (bar, wish, atr) in enumerate(
-        tqdm(steps, desc="backtest under risk rules", unit="bar", total=len(candles), delay=2, disable=not progress)
-    ):
-        allowed = guard.allow(broker, bar, None if math.isnan(wish) else wish, atr)
-
-        def then(it: PaperBroker, bar: Bar = bar, allowed: Allowed = allowed, atr: float = atr) -> None:
-            guard.protect(it, bar, allowed, atr)
-            for order in decided.pop(bar.timestamp, ()):
-                it.submit(order)
-
-        broker.process(bar, allowed.target, then)
-        refused += allowed.refused
-        equity[i], position[i] = broker.equity, broker.account.position
-    if decided:
-        raise InputError(f"An order was decided at {next(iter(decided))}, which is no bar of these candles (ns).")
-    events, interest = [*broker.ledger.events, *refused], broker.state.interest
-    return Walk(equity, position, fill_arrays(broker.ledger.fills), events, interest)
+def _conditions(
+    costs: Costs | None, market: Market | None = None, latency: int | None = None, margin: Margin | None = None
+) -> Conditions:
+    """What is given, and of the rest what the settings say; the market has no rules but those that are given."""
+    bars = settings().trading.latency_bars if latency is None else latency
+    return Conditions(costs or Costs.from_settings(), market or Market(), bars, margin or Margin.from_settings())
 
 
 def backtest_many(
@@ -159,11 +132,11 @@ def backtest_many(
             "exposures must be a frame with one row per bar and one column, of a name of its own, per variant."
         )
     times, prices = _arrays(candles)
-    conditions, bar = Conditions(costs or Costs(), margin=margin), bar_length(pd.DatetimeIndex(candles.index))
+    conditions, bar = _conditions(costs, None, None, margin), bar_length(pd.DatetimeIndex(candles.index))
     count = exposures.shape[1] if trials is None else trials
 
     def one(name: Any) -> dict[str, Any]:
-        targets = _targets(candles, exposures[name].to_frame("exposure"), margin is not None).to_numpy()
+        targets = _targets(candles, exposures[name].to_frame("exposure"), conditions.margin is not None).to_numpy()
         done = simulate(times, prices, targets, initial_cash, rebalance_band, (), conditions)
         matched = match_lots(done.fills["side"], done.fills["quantity"], done.fills["fee"])
         check_identity(float(done.equity[-1]), float(prices[3, -1]), initial_cash, done.fills, matched, done.interest)
@@ -179,9 +152,15 @@ def _metrics(
 ) -> dict[str, Any]:
     price, value = done.fills["price"], done.fills["quantity"] * done.fills["price"]
     pnl = (price[matched.exit] - price[matched.entry]) * matched.closed - matched.closed_fees
-    held = done.position * close / done.equity
+    held = _exposure(done, close)
     curve = curve_metrics(done.equity, bar, initial_cash, trials)
     return curve | traded_metrics(value, done.fills["fee"], pnl, held, done.equity, bar, done.interest)
+
+
+def _exposure(done: Walk, close: np.ndarray) -> np.ndarray:
+    """Position as a fraction of equity; 0 where there is none, also in an account that has nothing left."""
+    value = done.position * close
+    return np.asarray(np.divide(value, done.equity, out=np.zeros(len(value)), where=value != 0))
 
 
 def _arrays(candles: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -203,7 +182,7 @@ def _targets(candles: pd.DataFrame, signals: pd.DataFrame, short: bool) -> pd.Se
     try:
         exposure = signals["exposure"].astype(float)
     except (TypeError, ValueError) as error:
-        raise InputError(f"The column 'exposure' must hold numbers in 0…1, or NaN for no change: {error}.") from error
+        raise InputError(f"The column 'exposure' must hold numbers, or NaN for no change: {error}.") from error
     wrong = exposure[(exposure < (-1 if short else 0)) | (exposure > 1)]
     if len(wrong):
         raise InputError(f"Exposure at {wrong.index[0]} is {wrong.iloc[0]:g}; {exposure_range(short)}.")

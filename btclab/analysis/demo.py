@@ -101,29 +101,38 @@ def _signal(row: Mapping[Any, Any], pushes: pd.Series) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Shown:
-    """A statement, what became of the account's orders, and, where it is a demonstration's, a note that says so."""
+    """A statement, what became of the account's orders, and, where it is a demonstration's, a note that says so.
+
+    `ledger` is where the account lies, without a password.
+    """
 
     statement: Statement
     events: pd.DataFrame
+    ledger: str
     note: str = ""
 
 
-def read_account(url: str, start: object = None, end: object = None, trials: int = 1) -> Shown:
-    """The statement of the ledger at `url`; as of `account_statement`, which raises what it does.
+def read_account(url: str = "", start: object = None, end: object = None, trials: int = 1) -> Shown:
+    """The statement of the ledger at `url` ("": that of the settings); as of `account_statement`, which raises what it does.
 
     Where none has begun at the address of the settings it is that of a demonstration, whole, and its note says what to type
     to begin one. A ledger that was named and is not there is an error: `WrongLedger`.
     """
+    from sqlalchemy import make_url
+
     from btclab.trading.ledger import Ledger
     from btclab.trading.ledger.database import address
+    from btclab.trading.ledger.postgres import readable
 
+    url = url or settings().trading.ledger
     path = address(url)[1]
+    name = readable(make_url(url))
     if url == settings().trading.ledger and path is not None and not path.exists():
         with demo_ledger() as (demo, attrs):
             note = (
-                f"A DEMONSTRATION, not your account: no ledger has begun at {url}. This one traded the strategy "
+                f"A DEMONSTRATION, not your account: no ledger has begun at {name}. This one traded the strategy "
                 "“composite” on the simulated market. Type `btclab paper run` to begin yours, and run this report again."
             )
-            return Shown(account_statement(demo, trials=trials, attrs=attrs), demo.event_table(), note)
+            return Shown(account_statement(demo, trials=trials, attrs=attrs), demo.event_table(), name, note)
     with Ledger.open(url, mode="read") as ledger:
-        return Shown(account_statement(ledger, start, end, trials), ledger.event_table(start, end))
+        return Shown(account_statement(ledger, start, end, trials), ledger.event_table(start, end), name)

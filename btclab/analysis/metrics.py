@@ -46,7 +46,7 @@ def equity_metrics(equity: pd.Series, initial_cash: float, trials: int = 1) -> d
 def curve_metrics(equity: np.ndarray, bar: pd.Timedelta, initial_cash: float, trials: int) -> dict[str, float | None]:
     """`equity_metrics` of an array [bar], at least 2 bars of length `bar`."""
     values = np.concatenate(([initial_cash], equity))
-    simple = values[1:] / values[:-1] - 1
+    simple = _simple_returns(values)
     per_year = YEAR / bar
     years = len(simple) / per_year
     growth = values[-1] / values[0]
@@ -66,6 +66,13 @@ def curve_metrics(equity: np.ndarray, bar: pd.Timedelta, initial_cash: float, tr
         "longest_drawdown_days": _longest_run(fall < 0) * (bar / pd.Timedelta(days=1)),
         "calmar": None if annual is None else _ratio(annual, -deepest, 1.0),
     }
+
+
+def _simple_returns(values: np.ndarray) -> np.ndarray:
+    """Change of each value as a fraction of the one before; 0 once there is nothing left to gain or lose a fraction of."""
+    if values.min() > 0:
+        return np.asarray(values[1:] / values[:-1] - 1)
+    return np.asarray(np.divide(np.diff(values), values[:-1], out=np.zeros(len(values) - 1), where=values[:-1] > 0))
 
 
 def bar_length(times: pd.DatetimeIndex) -> pd.Timedelta:

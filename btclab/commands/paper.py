@@ -15,6 +15,8 @@ from btclab.commands.printing import plain
 from btclab.errors import InputError
 
 if TYPE_CHECKING:
+    from collections import Counter
+
     from rich.console import Console
 
     from btclab.market.feed import BarClosed
@@ -58,31 +60,36 @@ def run(
     Decisions fall at the close of a bar and fill in the next. What was done is on disk before the next bar: the trader may be
     killed at any time, and started again. Where no exchange answers it waits for one.
     """
-    from btclab.operations.session import Choice, opened
+    from btclab.operations.interrupts import held_back
 
-    choice = Choice(
-        source,
-        symbol,
-        timeframe,
-        strategy,
-        _parameters(parameter),
-        checkpoint,
-        ledger,
-        bars,
-        start,
-        math.inf if speed is None else speed,
-        notify,
-    )
     console = printing.console()
     with ExitStack() as held:
         try:
+            with held_back():  # for a second or two
+                from btclab.operations.session import Choice, opened
+
+            choice = Choice(
+                source,
+                symbol,
+                timeframe,
+                strategy,
+                _parameters(parameter),
+                checkpoint,
+                ledger,
+                bars,
+                start,
+                math.inf if speed is None else speed,
+                notify,
+            )
             session = held.enter_context(opened(choice))
-        except KeyboardInterrupt:  # also SIGTERM, while it waits for an exchange: a service ends well
+        except KeyboardInterrupt:  # also SIGTERM, while it loads or waits for an exchange: a service ends well
             console.print("stopped: interrupted before it began")
             return
         _say_start(console, session)
         ended = _run(console, session)
         _say_end(console, session, ended)
+        if session.trader.failures and not choice.live:
+            raise typer.Exit(1)
 
 
 def _run(console: Console, session: Session) -> str:
@@ -115,7 +122,13 @@ def _say_start(console: Console, session: Session) -> None:
     if trader.decider.candles.attrs.get("simulated"):
         console.print("[bold red]SIMULATED MARKET[/bold red]: these prices were drawn by a random number generator.")
     last = trader.broker.last_bar
-    going = "from its start" if last is None else f"goes on after {_time(last.timestamp)}"
+    before = trader.decider.candles
+    history = f"{len(before):,} bars before it are history" + (
+        ", also of training" if trader.decider.checkpoint else ""
+    )
+    going = f"begins after {before.index[-1]:%Y-%m-%d %H:%M} UTC ({history})" if len(before) else "begins"
+    if last is not None:
+        going = f"goes on after {_time(last.timestamp)}"
     console.print(
         f"[bold]{plain(trader.decider.name)}[/bold] on {plain(trader.source)} {ledger.symbol} {ledger.timeframe}, {going}; "
         f"equity {trader.broker.equity:,.2f}" + ("; Ctrl-C ends it." if choice.live else ""),
@@ -136,9 +149,18 @@ def _say_end(console: Console, session: Session, ended: str) -> None:
         soft_wrap=True,
         highlight=False,
     )
+    _say_failures(console, trader.failures)
     if ignored:
         told = ", ".join(f"{count:,} {name}" for name, count in ignored.items())
         console.print(f"[yellow]bars[/yellow] {told}", highlight=False)
+
+
+def _say_failures(console: Console, failures: Counter[str]) -> None:
+    for said, count in failures.most_common(3):
+        bars = "bar" if count == 1 else "bars"
+        console.print(
+            f"[red]strategy failed[/red] at {count:,} {bars}, where it held what it had: {plain(said)}", soft_wrap=True
+        )
 
 
 def _parameters(given: list[str] | None) -> dict[str, Any]:

@@ -14,6 +14,12 @@ from btclab.commands.paper_requests import refused
 from btclab.errors import unknown
 
 app = typer.Typer()
+NARROW = 150  # columns of a terminal; below it what can be reckoned from the rest is left to --json and --export
+LEFT_OUT = {
+    "fills": ("value", "decided", "exposure", "maker"),
+    "trades": ("quantity", "entry_price", "exit_price", "gross_pnl", "fees", "bars_open"),
+    "orders": ("decided", "lifetime"),
+}
 TABLES = ("fills", "trades", "orders", "events", "equity", "signals", "movements")
 
 
@@ -41,6 +47,10 @@ def history(
     if json_:
         typer.echo(json.dumps(rows, indent=2, default=str))
     elif rows:
-        printing.console().print(printing.table(rows, list(rows[0])))
+        console = printing.console()
+        if what == "fills":  # the order of a target says nothing that the row does not
+            rows = [{**row, "order": "" if row["reason"] == "target" else row["order"]} for row in rows]
+        hidden = LEFT_OUT.get(what, ()) if console.width < NARROW else ()
+        console.print(printing.table(rows, [name for name in rows[0] if name not in hidden]))
     else:
         printing.console().print(f"No {what} yet.")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 FARTHEST = 10.0  # times its price: what is to protect an order lies nearer
+MOST_ID = 60  # characters, also of the ids of what protects an order, which begin with its own
 
 
 class Numbers(TyperCommand):
@@ -63,26 +64,32 @@ class Words:
 
 @dataclass(frozen=True)
 class Known:
-    """What an order is judged by: the last bar (its open in ns, and close), the position (BTC), whether it may be below 0."""
+    """What an order is judged by: the last bar (its open in ns, its close and when that was), the position (BTC), whether it
+    may be below 0.
+    """
 
     market: Market
     bar: int = 0  # none yet
     close: float = math.nan
+    closed: str = ""
     position: float = 0.0
     short: bool = False
 
     @classmethod
     def of(cls, ledger: Ledger) -> Known:
         """What the ledger says of it."""
-        from btclab.records import Market
+        import pandas as pd
+
+        from btclab.market.candles import timeframe_delta
+        from btclab.records import Margin, Market
 
         bar, state = ledger.state()
         if bar is None:
-            return cls(Market())
+            return cls(Market(), short=Margin.from_settings() is not None)
         position = float(ledger.portfolio()["position"] or 0.0)
-        return cls(
-            Market(**state.get("market", {})), bar.timestamp, bar.close, position, state.get("margin") is not None
-        )
+        closed = pd.Timestamp(bar.timestamp, tz="UTC") + timeframe_delta(ledger.timeframe)
+        market, short = Market(**state.get("market", {})), state.get("margin") is not None
+        return cls(market, bar.timestamp, bar.close, f"{closed:%Y-%m-%d %H:%M} UTC", position, short)
 
 
 @app.command(
@@ -91,7 +98,7 @@ class Known:
     "--limit a stop-limit order; without a price it fills at the next open.",
 )
 def order(
-    side: Annotated[str, typer.Argument(help="buy or sell; with allow_short in [trading] also what is not held.")],
+    side: Annotated[str, typer.Argument(help=r"buy or sell; with allow_short in \[trading] also what is not held.")],
     quantity: Annotated[float, typer.Argument(help="In BTC; of an order with --parent, 0: what the parent fills.")],
     limit: Annotated[float | None, typer.Option(help="At this price or better.")] = None,
     stop: Annotated[float | None, typer.Option(help="Once the price touches this.")] = None,
@@ -101,7 +108,10 @@ def order(
     ] = None,
     stop_loss: Annotated[
         float | None,
-        typer.Option(help="Protect what it fills by a stop: a price, or below 1 a fraction away from its own."),
+        typer.Option(
+            help="Protect what it fills by a stop: a price, or below 1 a fraction away from where it fills (a market quoted "
+            "below 1 takes fractions only)."
+        ),
     ] = None,
     profit_target: Annotated[
         float | None, typer.Option(help="… and by a take-profit, said likewise; the first to fill cancels the other.")
@@ -133,19 +143,24 @@ def order(
         _orders(words, Known(Market()))  # there is nothing to record in; what is wrong with the order comes first
         raise
     with held:
+        known = Known.of(held)
         try:
-            orders = _orders(words, Known.of(held))
+            orders = _orders(words, known)
         except Wrong as error:
             typed = {"side": side, "quantity": quantity, **given, **ways}
             said = leave_refused(held, words.id, typed, error.rule, str(error))
             raise InputError(f"{error}\n{said}") from error
         leave(held, url_of(ledger), [("order", plain_values(one), one.id) for one in orders], wait)
         for one in orders[1:]:
-            typer.echo(f"With its fill begins {one.id}: {one.side} at {one.stop:,.2f}, {one.reason}.")
+            typer.echo(f"With its fill begins {one.id}: {one.side} at {_said(one.stop)}, {one.reason}.")
+        if orders[1:] and _fills_at(orders[0], known.close) == known.close:
+            typer.echo(f"{_said(known.close)} is the close of {known.closed}, the last that the ledger knows.")
 
 
 def _orders(words: Words, known: Known) -> list[Order]:
     """The order that the words describe, and its children; raises `Wrong` for what no account could place."""
+    import pandas as pd
+
     from btclab.market.candles import utc
     from btclab.records import Order
     from btclab.trading.orders import wrong
@@ -162,7 +177,10 @@ def _orders(words: Words, known: Known) -> list[Order]:
         try:
             lifetime, expires = "gtd", utc(words.tif).as_unit("ns").value
         except ValueError as error:  # also a time that is no time at all, or too far away for one
-            text = f"--tif is {words.tif!r}; write gtc, ioc, or the time until which it is good."
+            latest = f"{pd.Timestamp.max:%Y-%m-%d}"
+            text = (
+                f"--tif is {words.tif!r}; write gtc, ioc, or the time until which it is good, {latest} at the latest."
+            )
             raise Wrong("lifetime", text) from error
     kinds = {"": "market", "limit stop": "stop_limit", "trail": "trailing_stop"}
     asked = Order(
@@ -200,23 +218,52 @@ def _advised(rule: str, text: str, words: Words) -> str:
     return f"{option} {rest}" + (f" Type: {option} {-value:g}" if -math.inf < value < 0 else "")
 
 
+def _said(price: float) -> str:
+    return f"{price:,.2f}" if 0.01 <= price < 1e12 else f"{price:g}"
+
+
+def _fills_at(entry: Order, close: float) -> float:
+    """The price at which `entry` fills if the market goes on from `close`; NaN if that is not known.
+
+    A limit that the market has passed already is no price of its own: it takes the market's.
+    """
+    market = close if math.isnan(entry.stop) else entry.stop
+    prices = [one for one in (market, entry.limit) if not math.isnan(one)]
+    return (min if entry.side == "buy" else max)(prices, default=math.nan)
+
+
 def _exit(entry: Order, name: str, value: float, known: Known) -> Order:
     """The child of `entry` that ends what it fills, at a loss or a profit, at the price `value` or the fraction away from it."""
     from btclab.records import Order
     from btclab.trading.orders import wrong
     from btclab.trading.protection import _on_tick
 
-    price = next((one for one in (entry.limit, entry.stop) if not math.isnan(one)), known.close)  # where it should fill
+    price = _fills_at(entry, known.close)
     option, kind = f"--{name.replace('_', '-')}", "stop" if name == "stop_loss" else "take_profit"
     buys, market = entry.side == "buy", known.market
     above = buys == (kind == "take_profit")
     side, word = "above" if above else "below", "buys" if buys else "sells"
     closes = (1 if buys else -1) * known.position < 0 and not abs(known.position) < entry.quantity
-    if closes or not (buys or known.short):
+    if closes:
         what = "buys back what was sold short" if buys else "sells what is held"
         raise Wrong("side", f"{option} protects what an order opens; this one {what}. Leave it out.")
+    if not (buys or known.short):
+        text = f"{option} protects what an order opens; this one sells {entry.quantity:g} BTC, of which {known.position:.8g} are"
+        raise Wrong(
+            "side", f"{text} held, and nothing is sold short. Leave it out; for short sales: allow_short in [trading]."
+        )
     if entry.parent:
         raise Wrong("parent", f"{option} is of an order that can fill now; this one waits for {entry.parent!r}.")
+    if entry.kind == "trailing_stop":
+        text = f"{option} lies away from where an order fills, and where --trail does is not known before. Leave it out, and"
+        own = "--stop" if kind == "stop" else "--take-profit"
+        type_ = f"btclab paper order {'sell' if buys else 'buy'} 0 --parent ID {own} PRICE"
+        raise Wrong("trail", f"{text} protect it by an order of its own: {type_}")
+    if len(entry.id) > (most := MOST_ID - len(f"-{kind}")):
+        text = (
+            f"With {option}, whose own id adds '-{kind}' to that of the order, --id may have at most {most} characters"
+        )
+        raise Wrong("id", f"{text}; {entry.id!r} has {len(entry.id)}.")
     if not 0 < value < math.inf:
         raise Wrong(
             "price", f"{option} is {value!r}; type a price {side} that of the order, or a fraction: {option} 0.05"
@@ -225,12 +272,12 @@ def _exit(entry: Order, name: str, value: float, known: Known) -> Order:
         raise Wrong("price", f"{option} is a fraction of a price that is not known before the first bar; type a price.")
     level = _on_tick(price * (1 + value if above else 1 - value), market) if value < 1 else value
     if level <= price if above else level >= price:
-        text = f"{option} is {level:,.2f}; it must lie {side} {price:,.2f}, where the order {word}, or it would trade at once."
-        raise Wrong("wrong_side", text)
-    if not 1 / FARTHEST <= level / price <= FARTHEST and not math.isnan(price):  # 5, and 5 % was meant
         text = (
-            f"{option} is {level:,.2f}, and the order {word} at {price:,.2f}: too far away to protect anything. Type a"
+            f"{option} is {_said(level)}; it must lie {side} {_said(price)}, where the order {word}, or it would trade"
         )
+        raise Wrong("wrong_side", f"{text} at once.")
+    if not 1 / FARTHEST <= level / price <= FARTHEST and not math.isnan(price):  # 5, and 5 % was meant
+        text = f"{option} is {_said(level)}, and the order {word} at {_said(price)}: too far away to protect anything. Type a"
         raise Wrong("price", f"{text} fraction, 0.05 for 5 %, or a price that is nearer.")
     child = Order(
         known.bar,
@@ -240,7 +287,7 @@ def _exit(entry: Order, name: str, value: float, known: Known) -> Order:
         stop=level,
         group=f"{entry.id}-exit",
         parent=entry.id,
-        reason="by hand" if math.isnan(price) else f"{100 * abs(level / price - 1):.3g} % {side} {price:,.2f}",
+        reason="by hand" if math.isnan(price) else f"{100 * abs(level / price - 1):.3g} % {side} {_said(price)}",
     )
     if broken := wrong(child, market):
         raise Wrong(broken[0], f"{option}: {broken[1]}")

@@ -12,7 +12,7 @@ import typer
 
 from btclab.commands.paper_ledger import Url, opened, url_of
 from btclab.commands.printing import console, plain
-from btclab.errors import BtclabError
+from btclab.errors import BtclabError, LedgerError
 
 if TYPE_CHECKING:
     from btclab.trading.ledger import Ledger
@@ -40,6 +40,14 @@ def close(wait: Wait = 0.0, ledger: Url = None) -> None:
 
     The strategy trades again with its next signal.
     """
+    with opened(url_of(ledger)) as held:
+        orders = held.state()[1].get("state", {}).get("orders", ())
+    resting = [one["order"] for one in orders if one["order"].get("kind", "target") == "target"]
+    if resting:  # it fills at the next open, and this counts at the close of that bar
+        exposure = 100 * resting[-1].get("exposure", 0.0)
+        typer.echo(
+            f"The strategy's order for {exposure:g} % of equity still fills at the next open, before this counts."
+        )
     _ask("close", {}, wait, ledger)
 
 
@@ -73,9 +81,9 @@ def _ask(kind: str, body: Mapping[str, Any], wait: float, ledger: str | None) ->
 
 
 def leave(held: Ledger, url: str, asked: Sequence[tuple[str, Mapping[str, Any], str]], wait: float) -> None:
-    """Leave requests (kind, body, id) in the ledger at `url`, all or none, and say what becomes of the first.
+    """Leave requests (kind, body, id) in the ledger at `url`, all or none, and say what becomes of them.
 
-    Exit code 1 if the trader refused it while it was waited for.
+    Exit code 1 if the trader refused one while they were waited for, or the ledger was put aside.
     """
     from btclab.operations.session import running
 
@@ -87,14 +95,14 @@ def leave(held: Ledger, url: str, asked: Sequence[tuple[str, Mapping[str, Any], 
         out.print("No trader runs; it is taken up at the first close after `btclab paper run` is started.")
     else:
         out.print("The trader takes it up at its next close: btclab paper history events", soft_wrap=True)
-    answer = _answer(held, name, wait)
-    if answer is not None:
-        event, rule, text = answer
+    answers = _answers(held, [one for _, _, one in asked], wait)
+    for order, event, rule, text in answers:
         colour = "red" if event == "refused" else "green"
         said = " ".join(filter(None, (rule and f"({rule})", text)))
-        out.print(f"[{colour}]{event}[/{colour}] {plain(said)}", soft_wrap=True, highlight=False)
-        if event == "refused":
-            raise typer.Exit(1)
+        whose = f"{plain(order)} " if len(asked) > 1 else ""
+        out.print(f"{whose}[{colour}]{event}[/{colour}] {plain(said)}", soft_wrap=True, highlight=False)
+    if any(event == "refused" for _, event, _, _ in answers):
+        raise typer.Exit(1)
 
 
 def leave_refused(held: Ledger, name: str, typed: Mapping[str, Any], rule: str, text: str) -> str:
@@ -124,12 +132,36 @@ def refused(held: Ledger) -> list[dict[str, Any]]:
     ]
 
 
-def _answer(ledger: Ledger, name: str, wait: float) -> tuple[str, str, str] | None:
-    until = time.monotonic() + wait
+def _answers(ledger: Ledger, names: Sequence[str], wait: float) -> list[tuple[str, str, str, str]]:
+    """Order, event, rule and text of the trader's answers to all of the requests; none, if there are not all in time.
+
+    Of each it is the last event of the bar that took them up, and every refusal. Raises `LedgerError` if the ledger was put
+    aside meanwhile.
+    """
+    from btclab.trading.ledger import WrongLedger
+
+    until, begun = time.monotonic() + wait, ledger.opened
     while time.monotonic() < until:
-        if all(one.id != name for one in ledger.pending()):
-            events = ledger.event_table()
-            first = events[events["order"] == name].iloc[0]
-            return str(first["event"]), str(first["rule"]), str(first["text"])
+        try:
+            waits = not {one.id for one in ledger.pending()}.isdisjoint(names)
+            events = None if waits else ledger.event_table()
+        except BtclabError as error:
+            if ledger.opened == begun and not isinstance(error, WrongLedger):
+                raise
+            raise _put_aside(names) from error
+        if ledger.opened != begun:
+            raise _put_aside(names)
+        if events is not None:
+            own = events[events["order"].isin(names)]
+            own = own[own.index == own.index[0]]
+            own = own[(own["event"] == "refused") | ~own["order"].duplicated(keep="last")]
+            return list(own[["order", "event", "rule", "text"]].astype(str).itertuples(index=False, name=None))
         time.sleep(POLL_S)
-    return None
+    return []
+
+
+def _put_aside(names: Sequence[str]) -> LedgerError:
+    return LedgerError(
+        f"The ledger was put aside while this waited, and {names[0]} with it: a new account does nothing for it. What became "
+        "of it is in the old ledger; `btclab paper reset` said where that lies."
+    )

@@ -66,7 +66,8 @@ def _facts(ledger: Ledger, url: str) -> dict[str, Any]:
         "account": account | {"initial_cash": float(ledger.initial_cash)},
         "margin_call": _margin_call(account, state.get("margin")),
         "target": book.target if book else None,
-        "halted": risk.get("halted", -1) >= 0 or bool(risk.get("day_over")),
+        "halted": risk.get("halted", -1) >= 0,
+        "day_over": bool(risk.get("day_over")),
         "lots": [
             {
                 "entry": pd.Timestamp(lot.entry, tz="UTC").isoformat(),
@@ -117,7 +118,7 @@ def _print_status(console: Console, facts: dict[str, Any]) -> None:
         ("position", f"{held:.8f} {base}{average}"),
         ("fees paid", f"{own['fees']:,.2f} {quote}"),
         ("owes" if held < 0 else "worth", f"{abs(held) * price:,.2f} {quote}, {100 * own['exposure']:.1f} % of equity"),
-        ("drawdown, deepest", f"{-own['drawdown']:.2f} %, {-own['max_drawdown']:.2f} %"),
+        ("drawdown, deepest", f"{abs(own['drawdown']):.2f} %, {abs(own['max_drawdown']):.2f} %"),
         ("target", "–" if facts["target"] is None else f"{100 * facts['target']:g} % of equity"),
         ("trades, fills, bars", f"{own['trades']:,}, {own['fills']:,}, {own['bars']:,}"),
     ]
@@ -129,8 +130,15 @@ def _print_status(console: Console, facts: dict[str, Any]) -> None:
     title = f"{facts['symbol']} {facts['timeframe']} · {facts['strategy'] or 'not traded yet'}"
     console.print(Panel(grid, title=plain(title), title_align="left", expand=False))
     console.print(_state_line(facts), soft_wrap=True, highlight=False)
+    if own["equity"] <= 0:
+        owed = f"[red]owes {abs(own['equity']):,.2f} {quote}; nothing can be bought[/red]"
+        console.print(f"{owed}; begin a new account: btclab paper reset", soft_wrap=True, highlight=False)
     if facts["halted"]:
         console.print("[red]halted by a risk rule[/red]; lift it: btclab paper reset --halt", soft_wrap=True)
+    elif facts["day_over"]:
+        console.print(
+            "[yellow]the day's loss has ended trading[/yellow] until 00:00 UTC; sooner: btclab paper reset --halt"
+        )
     signal = facts["signal"]
     if signal:
         wanted = "no opinion" if signal["exposure"] is None else f"wants {100 * signal['exposure']:g} %"

@@ -44,19 +44,23 @@ def plain_row(row: pd.Series) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]], names: list[str], title: str | None = None) -> Table:
     """The columns `names` of `rows`, those left out in which no row has a value; numbers to the right."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Column, Table
 
     shown = [name for name in names if any(row.get(name) not in (None, "") for row in rows)]
     numbers = {name for name in shown if all(isinstance(row.get(name), int | float | None) for row in rows)}
     columns = (Column(name, justify="right" if name in numbers else "left", overflow="fold") for name in shown)
-    drawn = Table(*columns, title=title, title_justify="left")
+    drawn = Table(*columns, title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for row in rows:
-        drawn.add_row(*(plain(_cell(row.get(name))) for name in shown))
+        drawn.add_row(*(plain(_cell(name, row.get(name))) for name in shown))
     return drawn
 
 
-def _cell(value: Any) -> str:
-    """A value as a person reads it."""
+DIGITS = {"quantity": ".8g", "remaining": ".8g", "exposure": ".4g", "trail": ".4g"}  # of what is not money
+
+
+def _cell(name: str, value: Any) -> str:
+    """A value of the column `name` as a person reads it."""
     if value is None:
         return ""
     if isinstance(value, dict):
@@ -64,7 +68,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else ""
     if isinstance(value, float):
-        return f"{value:,.2f}" if abs(value) >= 100 else f"{value:.8g}"
+        return f"{value:{DIGITS[name] if name in DIGITS else ',.2f' if abs(value) >= 1 or not value else '.4g'}}"
     if isinstance(value, str) and len(value) > 16 and value[4] == "-" and value[10] == "T":
         return value[:16].replace("T", " ")
     return str(value)

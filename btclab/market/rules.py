@@ -13,6 +13,7 @@ from btclab.records import Market
 from btclab.settings import settings
 
 _log = logging.getLogger(__name__)
+MOST_PLACES = 30  # decimal places of a step or tick; finer is a mistake, and no number can be counted in it
 
 
 def trading_rules(source: str, symbol: str | None = None) -> Market:
@@ -33,7 +34,7 @@ def trading_rules(source: str, symbol: str | None = None) -> Market:
         _log.warning("%s: the trading rules of %s are %s", source, symbol, listing["stale"])
     try:
         return rules_of(listing, symbol)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataUnavailable(f"{source}: says of {symbol} what cannot be a trading rule ({error}).") from error
 
 
@@ -43,7 +44,8 @@ def rules_of(listing: dict[str, Any], symbol: str) -> Market:
     Precisions are steps (`TICK_SIZE`) or decimal places (`DECIMAL_PLACES`). Under `SIGNIFICANT_DIGITS` those of prices are
     digits, whose tick moves with the price, so that there is no tick, and those of quantities decimal places all the same.
     Quantities of a linear contract are counted in contracts and come out in BTC; those of an inverse one are counted in
-    quote currency, for which a `Market` has no rule. Raises `ValueError` for a rule that is no number of at least 0.
+    quote currency, for which a `Market` has no rule. Raises `ValueError` for a rule that is no number of at least 0, for a
+    step or tick finer than `MOST_PLACES`, and for a linear contract without a size.
     """
     import ccxt
 
@@ -51,10 +53,19 @@ def rules_of(listing: dict[str, Any], symbol: str) -> Market:
     size = 1.0
     if listing.get("contract"):
         size = _number("contractSize", listing.get("contractSize")) if listing.get("linear") else 0.0
+        if listing.get("linear") and not size:
+            raise ValueError(f"contractSize {listing.get('contractSize')!r}")
 
     def step(name: str) -> float:
         value = precision.get(name)
-        return _number(name, value if mode == ccxt.TICK_SIZE or value is None else 10.0 ** -int(value))
+        if value is None or mode == ccxt.TICK_SIZE:
+            found = _number(name, value)
+        else:
+            places = _number(name, value, least=-MOST_PLACES)
+            found = 10.0**-places if places.is_integer() else math.nan
+        if value and not found >= 10.0**-MOST_PLACES:
+            raise ValueError(f"{name} {value!r}")
+        return found
 
     def least(name: str) -> float:
         return _number(f"least {name}", (limits.get(name) or {}).get("min"))
@@ -68,8 +79,8 @@ def rules_of(listing: dict[str, Any], symbol: str) -> Market:
     )
 
 
-def _number(name: str, value: object) -> float:
+def _number(name: str, value: object, least: float = 0.0) -> float:
     number = 0.0 if value is None else float(value)  # type: ignore[arg-type]
-    if not 0 <= number < math.inf:
+    if isinstance(value, bool) or not least <= number < math.inf:
         raise ValueError(f"{name} {value!r}")
     return number

@@ -21,6 +21,7 @@ from btclab.features.build import build_features
 from btclab.features.spec import resolve_spec
 from btclab.market.candles import COLUMNS, timeframe_of
 from btclab.market.feed import BarClosed
+from btclab.records import Margin
 from btclab.trading.filters import Filters
 from btclab.trading.scores import Weights, category_scores, contributions
 from btclab.trading.sizing import Sizing, size_signals
@@ -119,11 +120,16 @@ class Decider:
         }
 
     def check(self) -> None:
-        """Raise `InputError` if the strategy lacks an input, or returns what is no exposure, on the bars that are there."""
+        """Raise `InputError` if the strategy lacks an input, or returns what no account can hold, on the bars that are there."""
         if len(self.candles):
             with suppress(TooFewBars):
                 candles, features, forecasts = self._tables()
-                run_strategy(self.strategy, candles, features, forecasts, self.filters)
+                wanted = run_strategy(self.strategy, candles, features, forecasts, self.filters)["exposure"]
+                if wanted.min() < 0 and Margin.from_settings() is None:
+                    raise InputError(
+                        f"Strategy {self.name!r} wants to sell short: exposure {wanted.min():g} at {wanted.idxmin()}. The "
+                        "account may not: set allow_short = true in [trading], or take a strategy without."
+                    )
 
     # The tables
 

@@ -10,13 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import signal as signals
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
-from types import FrameType
 from typing import Any, Literal
 
 import pandas as pd
@@ -25,12 +23,14 @@ from btclab.errors import BtclabError, DataUnavailable, InputError, NotListed
 from btclab.market.candles import timeframe_delta
 from btclab.market.feed import BarClosed, Feed, Status
 from btclab.operations.decision import Decider
+from btclab.operations.interrupts import on_signals
 from btclab.operations.telling import Teller
 from btclab.records import Bar, Fill, Movement, Order, OrderEvent
 from btclab.trading.broker import PaperBroker
 from btclab.trading.guard import Guard, average_true_range
 from btclab.trading.ledger import Ledger, Request, WrongLedger
-from btclab.trading.orders import wrong
+from btclab.trading.orders import order_of, wrong
+from btclab.trading.protection import _on_tick
 from btclab.trading.risk import Holding, RiskRules, RiskState, check, reset
 
 REQUESTS = ("order", "cancel", "close", "resume")
@@ -99,6 +99,7 @@ class PaperTrader:
         held = before.get("risk")
         self.guard = Guard(rules, RiskState.from_dict(held) if held else RiskState.start(broker.equity))
         self.ignored: Counter[str] = Counter(before.get("ignored", {}))
+        self.failures: Counter[str] = Counter()  # bars of this run without a decision, by what the strategy raised
         self._step = timeframe_delta(ledger.timeframe).value
         self.tape = broker.ledger = Tape(ledger, lambda: self.memory)
 
@@ -196,7 +197,9 @@ class PaperTrader:
             return self.decider.decide()
         except Exception as error:  # noqa: BLE001  a strategy may raise anything; what is held stays, and it is told
             said = str(error) if isinstance(error, BtclabError) else f"{type(error).__name__}: {error}"
-            _log.error("strategy %s: %s", self.decider.name, said, exc_info=not isinstance(error, BtclabError))
+            new = not (said in self.failures or isinstance(error, BtclabError))
+            _log.error("strategy %s: %s", self.decider.name, said, exc_info=new)  # where it failed is said once
+            self.failures[said] += 1
             self.teller.error(f"strategy {self.decider.name}", said)
             return {
                 "side": "hold",
@@ -212,10 +215,12 @@ class PaperTrader:
 
     def _take_requests(self, bar: Bar) -> None:
         closed = bar.timestamp + self._step
+        placed: dict[str, Request] = {}  # whose orders entered the book at this close
         for request in self.tape.ledger.pending():
             if not self.live or request.created <= closed:  # else it may know more than this close
+                parent = _left_with(request, placed)
                 try:
-                    self._answer(request, bar)
+                    self._answer(request, bar, parent is not None)
                 except (
                     TypeError,
                     ValueError,
@@ -224,22 +229,19 @@ class PaperTrader:
                     InputError,
                 ) as error:  # it was no `btclab paper`
                     self._note(request, "refused", "request", f"It cannot be read: {error}")
+                if any(one.id == request.id for one in self.broker.open_orders):
+                    placed[request.id] = request
+                elif parent is not None:
+                    self.broker.cancel(parent.id)
+                    del placed[parent.id]
+                    text = f"{request.id!r}, which was to protect it, was refused; unprotected it is not wanted."
+                    self._note(parent, "refused", "unprotected", text)
 
-    def _answer(self, request: Request, bar: Bar) -> None:
+    def _answer(self, request: Request, bar: Bar, protects: bool) -> None:
+        """`protects`: it is an order that was left together with its parent, which is in the book."""
         broker, body = self.broker, request.body
         if request.kind == "order":
-            order = Order(**{**body, "decided": bar.timestamp, "id": request.id})
-            state = broker.state
-            holding = Holding(state.cash, state.position, bar.close, state.target)
-            rules, short = self.guard.rules, broker.conditions.margin is not None
-            sound = wrong(order, broker.conditions.market, short) is None  # else the engine says what is wrong
-            checked = partial(check, self.guard.state, order, rules, holding, broker.open_orders, short)
-            allowed, refused = checked() if sound else (order, [])
-            if allowed is None:
-                for rule, text in refused:
-                    self._note(request, "refused", rule, text)
-            else:
-                broker.submit(order)  # its event has the request's id, and so answers it
+            self._place(request, bar, protects)
         elif request.kind == "cancel":
             events = broker.cancel(str(body["order"]))
             unknown = next((one for one in events if one.event == "refused"), None)
@@ -263,9 +265,32 @@ class PaperTrader:
         else:
             self._note(request, "refused", "request", f"{request.kind!r} is none of {', '.join(REQUESTS)}.")
 
+    def _place(self, request: Request, bar: Bar, protects: bool) -> None:
+        broker = self.broker
+        order = order_of({**request.body, "decided": bar.timestamp, "id": request.id})
+        if protects and 0 < order.stop < math.inf:  # who left them may not have known the tick
+            order = replace(order, stop=_on_tick(order.stop, broker.conditions.market))
+        state = broker.state
+        holding = Holding(state.cash, state.position, bar.close, state.target)
+        rules, short = self.guard.rules, broker.conditions.margin is not None
+        sound = wrong(order, broker.conditions.market, short) is None  # else the engine says what is wrong
+        checked = partial(check, self.guard.state, order, rules, holding, broker.open_orders, short)
+        allowed, refused = checked() if sound else (order, [])
+        if allowed is None:
+            for rule, text in refused:
+                self._note(request, "refused", rule, text)
+        else:
+            broker.submit(order)  # its event has the request's id, and so answers it
+
     def _note(self, request: Request, event: str, rule: str, text: str) -> None:
         time = self.broker.last_bar.timestamp if self.broker.last_bar else 0
         self.tape.said.append(OrderEvent(time, request.id, event, rule, text))
+
+
+def _left_with(request: Request, placed: Mapping[str, Request]) -> Request | None:
+    """The one of the requests `placed` whose order that of `request` is to protect, if both were left together."""
+    parent = placed.get(str(request.body.get("parent", "")))  # of another program it may be no text
+    return parent if parent is not None and parent.created == request.created else None
 
 
 def _said(ns: int) -> str:
@@ -302,20 +327,6 @@ class Stop:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._woken[1].wait(), seconds)
         return self.asked
-
-
-@contextmanager
-def on_signals(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
-    """SIGINT and SIGTERM call `handler`; outside of the main thread, who called says when to end."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {one: signals.signal(one, handler) for one in (signals.SIGINT, signals.SIGTERM)}
-    try:
-        yield
-    finally:
-        for one, own in before.items():
-            signals.signal(one, own)
 
 
 def waits() -> Iterator[float]:

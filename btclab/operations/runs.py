@@ -138,19 +138,36 @@ def parameters_of(name: str) -> dict[str, dict[str, Any]]:
 def check_parameters(name: str, given: dict[str, Any]) -> dict[str, Any]:
     """All parameters of the notebook: `given`, over the settings `[trading]`, over its defaults.
 
-    Raises `InputError` for an unknown name or a wrong type.
+    Raises `InputError` for an unknown name or a wrong type, and for a ledger whose address may hold a secret: what a run
+    was given stands in its report. That of the settings is left to the notebook, which reads it there.
 
     Text is read as the type of the parameter, as it comes from a command line; papermill itself would only warn of a
     misspelt name and run the defaults.
     """
     known = parameters_of(name)
-    own = settings().trading.model_dump()  # what the user has set for all runs goes before the notebook's default
+    own = settings().trading.model_dump(
+        exclude={"ledger"}
+    )  # what the user has set for all runs goes before the notebook's default
     settled = {key: own.get(key, value["default"]) for key, value in known.items()}
     for key, value in given.items():
         if key not in known:
             raise unknown(f"parameter of notebook {name!r}", key, known)
         settled[key] = _as_type(key, value, known[key]["type"])
+    if settled.get("ledger"):
+        _check_readable(settled["ledger"])
     return settled
+
+
+def _check_readable(ledger: str) -> None:
+    from btclab.trading.ledger.database import address
+    from btclab.trading.ledger.postgres import SHOWN, readable
+
+    url, _ = address(ledger)
+    if readable(url) != url.render_as_string(hide_password=False):
+        raise InputError(
+            f"Parameter 'ledger' holds a password, or an option other than {', '.join(SHOWN)}, which the report would show: "
+            "keep the password in ~/.pgpass, or the address in the setting BTCLAB_TRADING__LEDGER and leave -p ledger= out."
+        )
 
 
 def _as_type(key: str, value: Any, type_name: str) -> Any:

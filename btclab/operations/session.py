@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,18 +16,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from btclab.errors import BtclabError, CheckpointError, DataUnavailable, InputError, NotListed
+from btclab.errors import BtclabError, DataUnavailable, InputError, NotListed
 from btclab.market.candles import timeframe_delta, utc
 from btclab.market.feed import Feed, ReplayFeed
 from btclab.market.rules import trading_rules
 from btclab.market.sources import RECORDED, load_candles
 from btclab.operations.decision import Decider, bars_kept
+from btclab.operations.interrupts import held_back, on_signals
 from btclab.operations.notify import Notifier
-from btclab.operations.paper import Ended, PaperTrader, Progress, Stop, follow, on_signals, waits
+from btclab.operations.paper import Ended, PaperTrader, Progress, Stop, follow, waits
 from btclab.operations.telling import Teller
 from btclab.records import Bar, Costs, Margin, Market
 from btclab.settings import settings
 from btclab.trading.broker import PaperBroker
+from btclab.trading.inputs import checkpoint_of, fitting
 from btclab.trading.ledger import WrongLedger
 from btclab.trading.ledger.database import Database, address
 from btclab.trading.risk import RiskRules
@@ -126,8 +127,16 @@ def opened(choice: Choice) -> Iterator[Session]:
     It trades at the costs, latency and margin of the settings and by the exchange's rules for orders. Where no exchange answers
     it waits for one, as a running trader does. Raises `InputError` and `NotListed` for what does not exist or does not fit
     together, `DataUnavailable` naming each source when `patience_s` is over, `LedgerBusy` where another process trades,
-    `KeyboardInterrupt` if a signal ends the waiting, and as `Ledger.open` does.
+    `KeyboardInterrupt` if a signal comes before it is ready, and as `Ledger.open` does.
     """
+    with ExitStack() as held:
+        with on_signals():  # SIGTERM, too, ends it at once
+            ready = _ready(choice, held)
+        yield ready
+
+
+def _ready(choice: Choice, held: ExitStack) -> Session:
+    """The session of `opened`; what it opens is closed with `held`."""
     own = settings()
     if choice.bars is not None and choice.bars < 1:
         raise InputError(f"bars is {choice.bars!r}; it must be at least 1.")
@@ -135,69 +144,68 @@ def opened(choice: Choice) -> Iterator[Session]:
         raise InputError(f"speed is {choice.speed!r}; it must be above 0 bars a second.")
     address(choice.url)  # a wrong one is said before anything is fetched
     chosen = strategy(choice.strategy or own.strategy.name, **choice.parameters)
-    checkpoint, notes = _checkpoint(choice, chosen)
-    with ExitStack() as held:
-        notifier = Notifier.from_settings() if (choice.live if choice.notify is None else choice.notify) else None
-        if notifier is not None:
-            held.callback(notifier.close)
-        kept = bars_kept(chosen, checkpoint, choice.timeframe)
-        candles, source = _waited(choice, notifier, lambda: _candles(choice, kept))
-        checkpoint, notes = _fitting(checkpoint, notes, choice, chosen, candles)
-        first = _first(choice, chosen, checkpoint, candles, None)
-        decider = Decider(chosen, candles.iloc[:first], checkpoint)
-        _check(decider)
-        symbol = str(candles.attrs.get("symbol") or choice.symbol or own.market.symbol)
-        if choice.symbol not in (None, symbol):
-            raise InputError(f"{source} is {symbol}, not {choice.symbol}.")
-        latency, margin = own.trading.latency_bars, Margin.from_settings()
-        broker = PaperBroker.open(
-            choice.url, None, Costs.from_settings(), Market(symbol), choice.timeframe, latency=latency, margin=margin
-        )
-        ledger: Any = broker.ledger
-        held.callback(ledger.close)
-        state = ledger.state()[1]
-        market, said = _rules(source, symbol, state.get("market", {}))
-        broker.conditions = replace(broker.conditions, market=market)
-        last = broker.last_bar
-        if last is not None:
-            if choice.live and last.timestamp < candles.index[0].as_unit("ns").value:  # it was away for longer
-                earlier = pd.Timestamp(last.timestamp, tz="UTC") - len(candles) * timeframe_delta(choice.timeframe)
-                again = partial(load_candles, source, choice.timeframe, start=earlier, symbol=choice.symbol)
-                candles = _waited(choice, notifier, again)
-            first = _first(choice, chosen, checkpoint, candles, last)
-            memory = state.get("trader", {}).get("decider")
-            decider = Decider(chosen, candles.iloc[:first], checkpoint, memory=memory)
-        simulated = bool(candles.attrs.get("simulated"))
-        teller = Teller(notifier, own.notifications, symbol, choice.timeframe, simulated)
-        trader = PaperTrader(broker, decider, RiskRules.from_settings(), teller, source, choice.live)
-        if choice.live:
-            make_feed, count = _live(trader, source, symbol, choice.timeframe), choice.bars
-            _tell_age(teller, checkpoint)
-        else:
-            rest = candles.iloc[first : None if choice.bars is None else first + choice.bars]
-            make_feed, count = lambda: ReplayFeed(rest, choice.speed), len(rest)
-        yield Session(trader, make_feed, choice, count, (*notes, *said))
+    with held_back():  # it may load torch
+        checkpoint, notes = checkpoint_of(chosen, choice.checkpoint or "")
+    notifier = Notifier.from_settings() if (choice.live if choice.notify is None else choice.notify) else None
+    if notifier is not None:
+        held.callback(notifier.close)
+    kept = bars_kept(chosen, checkpoint, choice.timeframe)
+    candles, source = _waited(choice, notifier, lambda: _candles(choice, kept))
+    checkpoint, unfit = fitting(checkpoint, candles, chosen, choice.checkpoint or "")
+    first = _first(choice, chosen, checkpoint, candles, None)
+    decider = Decider(chosen, candles.iloc[:first], checkpoint)
+    _check(decider)
+    symbol = str(candles.attrs.get("symbol") or choice.symbol or own.market.symbol)
+    if choice.symbol not in (None, symbol):
+        raise InputError(f"{source} is {symbol}, not {choice.symbol}.")
+    latency, margin = own.trading.latency_bars, Margin.from_settings()
+    broker = PaperBroker.open(
+        choice.url, None, Costs.from_settings(), Market(symbol), choice.timeframe, latency=latency, margin=margin
+    )
+    ledger: Any = broker.ledger
+    held.callback(ledger.close)
+    state = ledger.state()[1]
+    market, said = _rules(source, symbol, state.get("market", {}))
+    broker.conditions = replace(broker.conditions, market=market)
+    last = broker.last_bar
+    if last is not None:
+        if choice.live and last.timestamp < candles.index[0].as_unit("ns").value:  # it was away for longer
+            earlier = pd.Timestamp(last.timestamp, tz="UTC") - len(candles) * timeframe_delta(choice.timeframe)
+            again = partial(load_candles, source, choice.timeframe, start=earlier, symbol=choice.symbol)
+            candles = _waited(choice, notifier, again)
+        first = _first(choice, chosen, checkpoint, candles, last)
+        memory = state.get("trader", {}).get("decider")
+        decider = Decider(chosen, candles.iloc[:first], checkpoint, memory=memory)
+    simulated = bool(candles.attrs.get("simulated"))
+    teller = Teller(notifier, own.notifications, symbol, choice.timeframe, simulated)
+    trader = PaperTrader(broker, decider, RiskRules.from_settings(), teller, source, choice.live)
+    if choice.live:
+        make_feed, count = _live(trader, source, symbol, choice.timeframe), choice.bars
+        _tell_age(teller, checkpoint)
+    else:
+        rest = candles.iloc[first : None if choice.bars is None else first + choice.bars]
+        make_feed, count = lambda: ReplayFeed(rest, choice.speed), len(rest)
+    return Session(trader, make_feed, choice, count, (*notes, *unfit, *said))
 
 
 def _waited(choice: Choice, notifier: Notifier | None, ask: Callable[[], Asked]) -> Asked:
     """What `ask` gives; while no exchange answers a live start, it is asked again and again, and that is said and told."""
     until, waiting, said = time.monotonic() + choice.patience_s, waits(), ""
-    with on_signals(signal.default_int_handler):  # SIGTERM, too, ends it at once
-        while True:
-            try:
-                return ask()
-            except NotListed:
+    while True:
+        try:
+            return ask()
+        except NotListed:
+            raise
+        except DataUnavailable as error:
+            wait = next(waiting)
+            if not choice.live or time.monotonic() + wait > until:
                 raise
-            except DataUnavailable as error:
-                wait = next(waiting)
-                if not choice.live or time.monotonic() + wait > until:
-                    raise
-                news = "" if str(error) == said else f" {error}\nSee what answers: btclab doctor"
-                _log.error("Trading begins once an exchange answers; asked again in %.0f s.%s", wait, news)
-                said = str(error)
-                if notifier is not None:
-                    notifier.send("error", f"start:{said}", where="the start of paper trading", error=said)
-            time.sleep(wait)
+            news = "" if str(error) == said else f" {error}\nSee what answers: btclab doctor"
+            _log.error("Trading begins once an exchange answers; asked again in %.0f s.%s", wait, news)
+            said = str(error)
+            if notifier is not None:
+                notifier.send("error", f"start:{said}", where="the start of paper trading", error=said)
+        time.sleep(wait)
 
 
 def _rules(source: str, symbol: str, kept: Mapping[str, Any]) -> tuple[Market, list[str]]:
@@ -239,39 +247,6 @@ def _candles(choice: Choice, kept: int) -> tuple[pd.DataFrame, str]:
     if all(isinstance(error, NotListed) for error in errors):
         raise NotListed(f"No exchange of the settings has what is to be traded.\n{said}")
     raise DataUnavailable(f"No exchange could be reached.\n{said}")
-
-
-def _checkpoint(choice: Choice, chosen: Strategy) -> tuple[Checkpoint | None, list[str]]:
-    """The checkpoint that the strategy reads, and why it has none. Only one that it can do without may be missing."""
-    if "forecasts" not in (*chosen.needs, *chosen.uses) and not settings().strategy.min_confidence:
-        if choice.checkpoint:
-            raise InputError(f"Strategy {chosen.name!r} reads no forecasts; leave --checkpoint out.")
-        return None, []
-    from btclab.forecasting.checkpoints import load_checkpoint
-
-    try:
-        return load_checkpoint(choice.checkpoint or "production"), []
-    except CheckpointError as error:
-        if choice.checkpoint or "forecasts" in chosen.needs:
-            raise
-        return None, [f"without forecasts: {error}"]
-
-
-def _fitting(
-    checkpoint: Checkpoint | None, notes: list[str], choice: Choice, chosen: Strategy, candles: pd.DataFrame
-) -> tuple[Checkpoint | None, list[str]]:
-    """`checkpoint`, if it is of the market of `candles`."""
-    if checkpoint is None:
-        return None, notes
-    from btclab.forecasting.forecaster import check_market
-
-    try:
-        check_market(checkpoint, candles)
-    except CheckpointError as error:
-        if choice.checkpoint or "forecasts" in chosen.needs:
-            raise
-        return None, [*notes, f"without forecasts: {error}"]
-    return checkpoint, notes
 
 
 def _first(

@@ -13,6 +13,8 @@ from btclab.market.candles import TIMEFRAMES, resample, timeframe_of
 
 ORANGE, BLUE, GREY, GREEN, RED = "#e8850c", "#3566a8", "#8a8f98", "#1f9d61", "#d1393b"
 MOST_CANDLES = 1500  # more than this cannot be told apart on a screen
+MOST_MARKED = 300  # fills that are drawn one by one; of more, small and translucent ones show where they crowd
+MOST_FILLS = 1500  # more than this hide the price, and are left out
 
 _LAYOUT = go.Layout(
     font={"family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", "size": 13, "color": "#24292f"},
@@ -76,7 +78,7 @@ def _for_display(candles: pd.DataFrame) -> pd.DataFrame:
 
 
 def price(candles: pd.DataFrame, fills: pd.DataFrame | None = None, title: str = "Price") -> go.Figure:
-    """Candlesticks and volume; with `fills`, what was bought and sold, where."""
+    """Candlesticks and volume; with `fills`, what was bought and sold, where, unless they are too many to be told apart."""
     shown = _for_display(candles)
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.8, 0.2], vertical_spacing=0.03)
     bars = {name: shown[name] for name in ("open", "high", "low", "close")}
@@ -93,17 +95,26 @@ def price(candles: pd.DataFrame, fills: pd.DataFrame | None = None, title: str =
     figure.add_bar(
         x=shown.index, y=shown["volume"], name="volume", marker_color="#c9ced6", showlegend=False, row=2, col=1
     )
+    count = 0 if fills is None else len(fills)
+    hidden = f", without its {count:,} fills" if count > MOST_FILLS else ""
     for side, symbol, colour in (("buy", "triangle-up", BLUE), ("sell", "triangle-down", "#111111")):
-        if fills is not None:
+        if 0 < count <= MOST_FILLS and fills is not None:
             chosen = fills[fills["side"] == side]
-            marker = {"symbol": symbol, "size": 9, "color": colour, "line": {"width": 1, "color": "white"}}
+            marker: dict[str, Any] = {
+                "symbol": symbol,
+                "color": colour,
+                "size": 9,
+                "line": {"width": 1, "color": "white"},
+            }
+            if count > MOST_MARKED:
+                marker |= {"size": 4, "opacity": 0.35, "line": {"width": 0}}
             figure.add_scatter(
                 x=chosen.index, y=chosen["price"], mode="markers", name=side, marker=marker, row=1, col=1
             )
     figure.update_yaxes(title_text=_quote(candles.attrs), row=1, col=1)
     figure.update_yaxes(title_text=_market(candles.attrs).partition("/")[0], row=2, col=1)
     figure.update_xaxes(rangeslider_visible=False)
-    return _finish(figure, f"{title}, {_market(candles.attrs)}", candles.attrs, 480)
+    return _finish(figure, f"{title}, {_market(candles.attrs)}{hidden}", candles.attrs, 480)
 
 
 def equity(results: dict[str, Result], attrs: dict[Any, Any]) -> go.Figure:
@@ -126,7 +137,7 @@ def equity(results: dict[str, Result], attrs: dict[Any, Any]) -> go.Figure:
         )
     first = next(iter(results.values()))
     share = 100 * first.exposure
-    where = "IN SAMPLE" if any(name.startswith("in_sample_") for name in first.metrics) else "out of sample"
+    seen = ", IN SAMPLE" if any(name.startswith("in_sample_") for name in first.metrics) else ""
     figure.add_scatter(
         x=share.index,
         y=share.round(2),
@@ -140,7 +151,7 @@ def equity(results: dict[str, Result], attrs: dict[Any, Any]) -> go.Figure:
     figure.update_yaxes(title_text=_quote(attrs), row=1, col=1)
     figure.update_yaxes(title_text="drawdown (%)", row=2, col=1)
     figure.update_yaxes(title_text="in BTC (%)", range=_span(share), row=3, col=1)
-    return _finish(figure, f"Equity, drawdown and exposure, {where} and after costs", attrs, 620)
+    return _finish(figure, f"Equity, drawdown and exposure after costs{seen}", attrs, 620)
 
 
 def _span(share: pd.Series) -> list[float]:

@@ -353,7 +353,10 @@ def importance(weighed: pd.DataFrame | None, attrs: Mapping[Any, Any]) -> go.Fig
 
 
 def certificate(of: Checkpoint | Audit | Mapping[str, Any]) -> HTML:
-    """The look-ahead audit of a checkpoint, as a box: green where nothing leaked, red with the names of the columns that do."""
+    """The look-ahead audit of features, as a box: green where nothing leaked, red with the names of the columns that do.
+
+    Of a checkpoint it says that these are what the network reads: it is no audit of a strategy.
+    """
     said: Mapping[str, Any] = of if isinstance(of, Mapping) else of.audit if hasattr(of, "audit") else of.certificate()
     lines = [f"<b>{escape(str(said['sentence']))}</b>"]
     if said["leaky"]:
@@ -362,12 +365,19 @@ def certificate(of: Checkpoint | Audit | Mapping[str, Any]) -> HTML:
         lines.insert(
             0, f"<b>LOOK-AHEAD:</b> {names} {know} the future. No number that rests on it is evidence of anything."
         )
+    if name := getattr(of, "name", ""):
+        lines.insert(0, f"<small>The features that the network of checkpoint {escape(name)} reads:</small>")
     lines.append(f"<small>Checked on {said['bars']:,} bars, seed {said['seed']}.</small>")
     lines += [
         f"<small>Not verified: <code>{escape(name)}</code>, {escape(str(reason))}.</small>"
         for name, reason in said["unverified"].items()
     ]
-    edge, ground = (RED, "#fdecec") if said["leaky"] else (GREEN, "#e8f5ee")
+    return box(lines, good=not said["leaky"])
+
+
+def box(lines: list[str], good: bool) -> HTML:
+    """What an audit found, as lines of HTML: green if it is `good`, else red."""
+    edge, ground = (GREEN, "#e8f5ee") if good else (RED, "#fdecec")
     style = f"border-left:6px solid {edge};background:{ground};color:#24292f;padding:.7em 1em;margin:.5em 0"
     return HTML(f'<div class="btclab-certificate" style="{style}">{"<br>".join(lines)}</div>')
 

@@ -62,7 +62,7 @@ def summary(statement: Statement, held: Result | None = None) -> Markdown:
     if held is not None:
         other = held.metrics
         words += f"; holding would have returned **{other['total_return']:+.1f} %** with {other['max_drawdown']:.1f} %"
-    if m["deflated_sharpe"] is None:
+    if m["sharpe"] is None or m["deflated_sharpe"] is None:
         return Markdown(f"{words}. Its worth never changed, so that it has no Sharpe ratio.")
     tried = "one strategy was tried" if m["sharpe_trials"] == 1 else f"{m['sharpe_trials']:,} strategies were tried"
     return Markdown(

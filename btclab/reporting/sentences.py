@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
@@ -58,9 +60,17 @@ def _figures(m: dict[str, Any]) -> str:
             f"({100 * m['hit_rate_low']:.1f} to {100 * m['hit_rate_high']:.1f})"
         )
     error = f"{m['error_ratio']:.4f} ({m['error_ratio_low']:.4f} to {m['error_ratio_high']:.4f})"
+    other = ""
+    if (m["dm_p"] < 0.05) != m[
+        "distinguishable"
+    ]:  # two tests that do not agree, and the words above follow one of them
+        other = (
+            ", a test of the squared errors alone, which a few large moves can decide; whether there is skill is judged by the "
+            "information coefficient, for which every bar counts the same"
+        )
     return (
         f"{words}, the information coefficient was {m['ic']:+.3f} (95 % interval {m['ic_low']:+.3f} to {m['ic_high']:+.3f})"
-        f"{right}, and the error {error} × that of the naive forecast; Diebold-Mariano p = {m['dm_p']:.2g}."
+        f"{right}, and the error {error} × that of the naive forecast; Diebold-Mariano p = {m['dm_p']:.2g}{other}."
     )
 
 
@@ -75,13 +85,21 @@ def _names(names: list[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def origin(checkpoint: Checkpoint) -> Markdown:
-    """Which checkpoint forecasts, and what it was trained on."""
+def origin(checkpoint: Checkpoint | None, notes: Sequence[str] = ()) -> Markdown:
+    """Which checkpoint forecasts, and what it was trained on; if there is none, the `notes` that say why."""
+    if checkpoint is None:
+        return Markdown(_lacking(notes) or "The strategy reads no forecasts.")
     market, until = checkpoint.market, checkpoint.folds["test_start"][:16].replace("T", " ")
     return Markdown(
         f"The forecasts are those of checkpoint `{checkpoint.name}`, trained on {market['symbol']} {market['timeframe']} "
         f"of {market['source']}; it has seen the bars before {until} UTC."
     )
+
+
+def _lacking(notes: Sequence[str]) -> str:
+    """Notes such as "without forecasts: There is none." as sentences."""
+    parts = [note.partition(":") for note in notes]
+    return " ".join(f"The strategy runs **{what}**:{why}" for what, _, why in parts)
 
 
 def learning(checkpoint: Checkpoint) -> Markdown:
@@ -212,15 +230,14 @@ def features_used(weighed: pd.DataFrame | None) -> Markdown:
     return Markdown(words + ".")
 
 
-def strategy(signals: pd.DataFrame) -> Markdown:
-    """Which strategy made the signals, with what parameters, and what may forbid it to enter."""
+def strategy(signals: pd.DataFrame, notes: Sequence[str] = ()) -> Markdown:
+    """Which strategy made the signals, with what parameters, what may forbid it to enter, and what it lacks by `notes`."""
     said = signals.attrs["strategy"]
     values = ", ".join(f"{name} {value}" for name, value in said["parameters"].items() if not isinstance(value, dict))
     filters = [f"{name} {value}" for name, value in said["filters"].items() if value]
     words = f"The strategy is **{said['name']}**" + (f" ({values})" if values else "")
-    return Markdown(
-        f"{words}; it enters {'only as ' + ', '.join(filters) + ' allow' if filters else 'without any filter'}."
-    )
+    enters = f"only as {', '.join(filters)} allow" if filters else "without any filter"
+    return Markdown(f"{words}; it enters {enters}. {_lacking(notes)}".strip())
 
 
 def performance(own: Result, held: Result, checkpoint: Checkpoint | None = None) -> Markdown:
@@ -243,19 +260,24 @@ def performance(own: Result, held: Result, checkpoint: Checkpoint | None = None)
 def costs(own: Result, table: pd.DataFrame) -> Markdown:
     """How much of the result the costs take, and where they take all of it."""
     if own.fills.empty:
-        return Markdown(
-            "Nothing was traded, so costs change nothing. Lower `enter` to see what trading would have cost."
-        )
+        return Markdown("Nothing was traded, so costs change nothing.")
     returns = table.iloc[:, -1]
     free, paid = returns.iloc[0], returns[table["multiple"] == 1.0].iloc[0]
     words = (
         f"Without costs the same signals would have returned {free:+.1f} %; fees of {own.costs.fee_bps:g} bps "
         f"and slippage of {own.costs.slippage_bps:g} bps leave {paid:+.1f} %"
     )
-    lost = table.loc[returns <= 0, "cost_bps"]
-    if free > 0 and len(lost):
-        words += f"; at {lost.min():g} bps a side nothing is left"
+    if free > 0 and (returns <= 0).any():
+        words += f"; at about {_break_even(table['cost_bps'], returns):.2g} bps a side nothing is left"
     return Markdown(words + ".")
+
+
+def _break_even(costs: pd.Series, returns: pd.Series) -> float:
+    """The cost (bps) at which nothing is left, between two points of the grid: what is kept falls evenly in logarithms."""
+    place = int((returns <= 0).to_numpy().argmax())
+    before, after = np.log(np.maximum(1 + returns.iloc[[place - 1, place]].to_numpy() / 100, 1e-9))
+    low, high = costs.iloc[[place - 1, place]]
+    return float(low + (high - low) * before / (before - after))
 
 
 def trades(own: Result) -> Markdown:
@@ -272,9 +294,14 @@ def trades(own: Result) -> Markdown:
 
 def latest(signals: pd.DataFrame, candles: pd.DataFrame) -> Markdown:
     """The newest signal with its reasons and the age of the data."""
-    row = signals.iloc[-1]
-    held = "nothing yet" if pd.isna(row["exposure"]) else f"{100 * row['exposure']:.0f} % BTC"
-    sure = "" if pd.isna(row["confidence"]) else f" (confidence {100 * row['confidence']:.1f} %)"
+    row, wish = signals.iloc[-1], signals["exposure"].iloc[-1]
+    held = "nothing yet" if pd.isna(wish) else f"{round(100 * abs(wish), 1):g} % {'sold short' if wish < 0 else 'BTC'}"
+    if row["side"] == "hold" and not pd.isna(wish):
+        changes = signals.index[signals["side"] != "hold"]
+        held += f", unchanged since {changes[-1]:%Y-%m-%d %H:%M}" if len(changes) else ", unchanged"
+    sure = (
+        "" if pd.isna(row["confidence"]) else f" (by the forecast {100 * row['confidence']:.1f} % likely to be right)"
+    )
     return Markdown(
         f"**{row['side'].upper()}**, target {held}{sure}: {row['reasons']}. Age of the data: {age(candles)}."
     )

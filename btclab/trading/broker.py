@@ -139,10 +139,10 @@ class PaperBroker:
         """A broker whose ledger lies at `url`: "memory://", gone with the process, or e.g. "sqlite:///data/ledger.db".
 
         What is not given is as in the section `[trading]` of the settings. A ledger that exists is gone on with, at the bar and
-        with the open orders where it stands; its account keeps its start, and whether it may sell short, `costs`, `market`,
-        `latency` and `rebalance_band`, if given, are those from now on. Raises as `Ledger.open` does, e.g. `LedgerBusy` where
-        another process trades on it, and `InputError` if it has sold short and no longer may. Close it
-        (`broker.ledger.close()`) to let another one write.
+        with the open orders where it stands. Its account keeps its start; `costs`, `market`, `latency` and `rebalance_band`, if
+        given, are those from now on, and whether it may sell short is as `margin` or the settings say each time: if not, a
+        target below 0 is given up. Raises as `Ledger.open` does, e.g. `LedgerBusy` where another process trades on it, and
+        `InputError` if it has sold short and no longer may. Close it (`broker.ledger.close()`) to let another one write.
         """
         own = settings().trading
         wanted, margin = costs or Costs.from_settings(), margin or Margin.from_settings()
@@ -172,6 +172,11 @@ class PaperBroker:
             costs or before.costs, market or before.market, before.latency if latency is None else latency, margin
         )
         broker.band = broker.band if rebalance_band is None else rebalance_band
+        if margin is None and broker.target < 0:
+            for order in broker.open_orders:
+                if order.exposure < 0:
+                    broker._enter(broker.state, *engine.cancel(broker.state, order.id))
+            broker.state = dataclasses.replace(broker.state, target=0.0)
         return broker
 
     def to_dict(self) -> dict[str, Any]:

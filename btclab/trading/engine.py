@@ -355,7 +355,7 @@ class _Book:
         return [event_of(row, self._order(row)) for row in self.desk.events[: self.desk.count[2]]]
 
     def _order(self, row: Any) -> Order:
-        return self.orders[int(row["key"]) - 1] if row["key"] else call_order(int(row["time"]), -self.before.position)
+        return self.orders[int(row["key"]) - 1] if row["key"] else call_order(int(row["time"]), NAN)
 
 
 _CARRIED = tuple(one.name for one in dataclasses.fields(OpenOrder) if one.name not in ("order", "replaces"))

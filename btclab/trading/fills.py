@@ -303,6 +303,8 @@ def _trade(desk: Desk, time: int, side: int, quantity: float, at: float, fee: fl
     account = desk.account[0]
     account.cash = cash_after(account.cash, side, quantity, at, fee)
     account.position += side * quantity
+    if abs(account.position) < 1e-12 * quantity:  # rounding of the sums, no position
+        account.position = 0.0
     account.fees += fee
     fill = desk.fills[desk.count[1]]
     fill.time, fill.side, fill.quantity, fill.price, fill.fee = time, side, quantity, at, fee
@@ -487,28 +489,31 @@ def _pay_interest(account: Any, elapsed: int, close: float, terms: Terms) -> Non
 
 
 @compiled
-def _call(desk: Desk, time: int, open_: float, high: float, terms: Terms) -> None:
-    """A margin call, if the price has risen so far: the lender cancels all orders and buys back what was sold short.
+def _call_level(account: Any, terms: Terms) -> float:
+    """The price from which on a margin call comes; infinite where nothing is sold short.
 
     Equity is cash − short × price; it is `maintenance` × short × price where the price is cash / ((1 + maintenance) × short).
-    The lender waits for no volume. A gap may cost more than the cash: then the account owes the rest.
     """
-    account = desk.account[0]
-    if account.position >= 0:
-        return
-    quantity = -account.position
-    level = account.cash / ((1 + terms.maintenance) * quantity)
+    return account.cash / ((1 + terms.maintenance) * -account.position) if account.position < 0 else np.inf
+
+
+@compiled
+def _call(desk: Desk, time: int, open_: float, high: float, terms: Terms) -> None:
+    """A margin call, if the price has risen so far: the lender buys back what was sold short, and cancels the orders.
+
+    A target that sells nothing short stays. The lender waits for no volume, which is why there is no impact. A gap may cost
+    more than the cash: then the account owes the rest.
+    """
+    account, level = desk.account[0], _call_level(desk.account[0], terms)
     if high < level:
         return
-    price = max(level, open_)
+    quantity, price = -account.position, max(level, open_)
     _say(desk, time, 0, TRIGGERED, CALLED, level, price)
     for i in range(desk.count[0]):
-        if desk.book[i].alive:
+        row = desk.book[i]
+        if row.alive and not (row.kind == TARGET and row.exposure >= 0):
             end_order(desk, i, time, CANCELLED, CALLED, level, price)
-    slip = terms.slip
-    if terms.impact > 0 and account.volume > 0:
-        slip += terms.impact * (quantity / account.volume)
-    at = fill_price(price, BUY, slip)
+    at = fill_price(price, BUY, terms.slip)
     fill = _trade(desk, time, BUY, quantity, at, quantity * at * terms.fee_bps / 10_000)
     fill.key, fill.kind, fill.decided, fill.maker, fill.exposure = 0, MARGIN_CALL, time, False, np.nan
     _say(desk, time, 0, DONE, NONE, 0.0, 0.0)
@@ -546,23 +551,26 @@ def match(
             _at_open(desk, i, time, open_, terms)
     for i in range(n):
         if _active(book[i]) and not book[i].inside and _is_stop(book[i]):
-            _stop_within(desk, i, time, high, low, terms)
+            _stop_within(desk, i, time, open_, high, low, terms)
     _call(desk, time, open_, high, terms)
     for i in range(n):
         if _active(book[i]) and not book[i].inside and not _is_stop(book[i]) and not _is_market(book[i]):
             _profit_within(desk, i, time, high, low, terms)
     for i in range(n):
         if _active(book[i]) and book[i].inside and _is_stop(book[i]):
-            _woken_within(desk, i, time, high, low, terms)
+            _woken_within(desk, i, time, open_, high, low, terms)
     _call(desk, time, open_, high, terms)
     _after(desk, time, high, low, close)
     tidy(desk, time)
 
 
 @compiled
-def _stop_within(desk: Desk, i: int, time: int, high: float, low: float, terms: Terms) -> None:
+def _stop_within(desk: Desk, i: int, time: int, open_: float, high: float, low: float, terms: Terms) -> None:
     row = desk.book[i]
     if _stop_hit(row, low if row.side < 0 else high):
+        if row.side > 0 and _stop_level(row) > _call_level(desk.account[0], terms):  # the price comes by the call first
+            _call(desk, time, open_, high, terms)
+            return
         _touch(desk, i, time, _stop_level(row), True, terms)
 
 
@@ -578,14 +586,14 @@ def _profit_within(desk: Desk, i: int, time: int, high: float, low: float, terms
 
 
 @compiled
-def _woken_within(desk: Desk, i: int, time: int, high: float, low: float, terms: Terms) -> None:
+def _woken_within(desk: Desk, i: int, time: int, open_: float, high: float, low: float, terms: Terms) -> None:
     """The stop of a bracket whose parent filled within this bar, with the market at `born`."""
     row = desk.book[i]
     row.best = row.born if np.isnan(row.best) else row.best
     if _stop_hit(row, row.born):  # the market was beyond it already
         _touch(desk, i, time, row.born, True, terms)
     else:
-        _stop_within(desk, i, time, high, low, terms)
+        _stop_within(desk, i, time, open_, high, low, terms)
 
 
 @compiled

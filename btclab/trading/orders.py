@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
+from btclab.errors import InputError, unknown
 from btclab.records import KINDS, LIFETIMES, Market, Order, OrderEvent
 from btclab.trading.fills import EVENTS, RULES
 
@@ -18,6 +20,29 @@ PRICES = {
     "take_profit": ("stop",),
     "trailing_stop": ("trail",),
 }
+
+
+_KINDS: dict[str, tuple[Any, str]] = {
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "str": ((str,), "a text"),
+}
+
+
+def order_of(values: Mapping[str, Any]) -> Order:
+    """The order whose fields are `values`, of JSON that may come from anywhere.
+
+    Raises `InputError` for a field that an order has not, or a value that is none of its kind.
+    """
+    fields: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in Order.__annotations__:
+            raise unknown("field of an order", name, Order.__annotations__)
+        kinds, said = _KINDS[Order.__annotations__[name]]
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            raise InputError(f"{name} is {value!r}; it must be {said}.")
+        fields[name] = float(value) if float in kinds else value
+    return Order(**fields)
 
 
 def wrong(order: Order, market: Market, short: bool = False) -> tuple[str, str] | None:
@@ -65,7 +90,7 @@ def _wrong_prices(order: Order, market: Market) -> tuple[str, str] | None:
                 return name, f"trail is {value!r}; it must lie between 0 and 1, a fraction of the best price."
         elif not 0 < value < math.inf:
             return "price", f"{name} is {value!r}; a price must be above 0."
-        elif tick and abs(value / tick - round(value / tick)) > 1e-6:
+        elif tick and min(rest := value / tick % 1, 1 - rest) > 1e-6:
             near = round(value / tick) * tick
             return "price_tick", f"{name} {value!r} is no multiple of the tick {tick:g}; the nearest is {near:.12g}."
     return None
@@ -88,14 +113,14 @@ _TEXTS = {
     "wrong_side": "Its price {need:,.2f} is reached already at the last close, {have:,.2f}: it would trade at once.",
     "unknown_order": "Its parent is not open.",
     "oco": "Another order of its group filled.",
-    "parent": "Its parent ended without a fill.",
+    "parent": "Its parent ended without a fill, or opened nothing.",
     "child": "A child of it filled: the rest would be unprotected.",
     "flat": "The position it protected is gone.",
     "ioc": "One bar was all it had; {need:.8g} BTC were left.",
     "user": "As asked.",
     "replaced_order": "The order it was to replace had ended.",
     "insufficient_margin": "It sells {need:.8f} BTC; {have:.8f} may be sold before more is short than the account is worth.",
-    "margin_call": "A margin call ended every order.",
+    "margin_call": "A margin call ended it.",
 }
 
 
@@ -106,8 +131,8 @@ def event_of(row: Any, order: Order) -> OrderEvent:
     if rule == "insufficient_position" and order.side == "buy":
         text = f"It buys {row['need']:.8f} BTC back; {row['have']:.8f} were sold short."
     elif rule == "margin_call" and event == "triggered":
-        text = f"Margin call: from {row['need']:,.2f} on equity is too little for what was sold short; bought back at "
-        text += f"{row['have']:,.2f}."
+        text = f"Margin call: from {row['need']:,.2f} on equity is too little for what was sold short; all is bought back with "
+        text += f"the market at {row['have']:,.2f}."
     elif event == "triggered":
         text = f"Its price {row['need']:,.2f} was touched with the market at {row['have']:,.2f}."
     return OrderEvent(int(row["time"]), order.id, event, rule, text)

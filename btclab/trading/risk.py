@@ -36,7 +36,7 @@ RULES = (
     "allow_short",
 )
 HALT, DAILY, GUARD, COOLDOWN, SPENT, POSITION, SMALL, LOT, SHORT = (1 << i for i in range(len(RULES)))
-STOPS = ("stop", "stop_limit", "trailing_stop")  # reasons of a fill that count for the stop guard
+STOPS = ("stop", "stop_limit", "trailing_stop", "margin_call")  # reasons of a fill that count for the stop guard
 PROTECTIVE = (*STOPS, "take_profit")
 
 
@@ -242,7 +242,7 @@ def _allow(state, limits, equity, position, price, target, wish):  # type: ignor
     if wanted != 0 and (wanted * kept <= 0 or abs(wanted) > abs(kept)):
         if state.bars < state.paused_until:
             broken |= GUARD
-        if state.bars < state.cooling_until or (limits.cooldown_bars > 0 and wanted * position < 0):
+        if state.bars < state.cooling_until or (limits.cooldown_bars > 0 and wanted * kept < 0):
             broken |= COOLDOWN
         if state.spent:
             broken |= SPENT
@@ -367,24 +367,44 @@ def _check_order(
 ) -> tuple[Order | None, list[Refusal]]:
     book = {one.id: one for one in orders} | {asked.id: asked}
     side, quantity = 1 if asked.side == "buy" else -1, _quantity(asked, book)
-    against_parent = asked.parent in book and book[asked.parent].side not in ("", asked.side)
-    if against_parent or (asked.parent and asked.parent not in book) or side * holding.position <= -quantity:
+    if asked.parent and _side(book.get(asked.parent), holding) != side:  # it protects, or its parent is gone
         return asked, []
-    price = next(p for p in (asked.limit, asked.stop, holding.price) if not math.isnan(p))
-    value, equity, held = quantity * price, holding.equity, holding.position * holding.price
+    price, equity = _price(asked, holding.price), holding.equity
+    held, value = holding.position * holding.price, quantity * price
     for one in orders:
         if one.kind == "target":
-            held = max(held, one.exposure * equity) if side > 0 else min(held, one.exposure * equity)
+            held = side * max(side * held, side * one.exposure * equity)
+    count = held / holding.price
     for one in orders:
-        parent = book.get(one.parent)
-        if one.side == asked.side and (not one.parent or (parent is not None and parent.side == one.side)):
-            held += side * _quantity(one, book) * next(p for p in (one.limit, one.stop, price) if not math.isnan(p))
+        if (
+            _side(one, holding) == side
+            and one.kind != "target"
+            and (not one.parent or _side(book.get(one.parent), holding) == side)
+        ):
+            held += side * _quantity(one, book) * _price(one, price)
+            count += side * _quantity(one, book)
+    if side * count + quantity <= 1e-9 * quantity:
+        return asked, []
     wanted = (held + side * value) / equity if equity > 0 else side * math.inf
     broken = (HALT if state.halted >= 0 else 0) | (DAILY if state.day_over else 0)
     broken |= (GUARD if state.bars < state.paused_until else 0) | (COOLDOWN if state.bars < state.cooling_until else 0)
     broken |= POSITION if rules.max_position < 1 and side * wanted > rules.max_position * (1 + 1e-9) else 0
     broken |= (SMALL if value < rules.min_trade else 0) | (LOT if quantity < rules.lot else 0)
     return None if broken else asked, _said(broken, state, rules, holding, wanted, value)
+
+
+def _side(order: Order | None, holding: Holding) -> int:
+    """1 for an order that buys, −1 for one that sells, 0 for none."""
+    if order is None:
+        return 0
+    buys = order.side == "buy"
+    if order.kind == "target":
+        buys = order.exposure * holding.equity > holding.position * holding.price
+    return 1 if buys else -1
+
+
+def _price(order: Order, otherwise: float) -> float:
+    return next(p for p in (order.limit, order.stop, otherwise) if not math.isnan(p))
 
 
 def _quantity(order: Order, book: Mapping[str, Order]) -> float:

@@ -344,9 +344,11 @@ def _values(name: str, given: str) -> dict[str, Any]:
     """The parameters in the brackets of a strategy's name."""
     try:
         call = ast.parse(f"f({given})", mode="eval").body
-        if isinstance(call, ast.Call) and not call.args and all(one.arg for one in call.keywords):
-            return {str(one.arg): ast.literal_eval(one.value) for one in call.keywords}
-    except (SyntaxError, ValueError):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args:
+            values = {one.arg or "": ast.literal_eval(one.value) for one in call.keywords}
+            if len(values) == len(call.keywords) and "" not in values:
+                return values
+    except (SyntaxError, ValueError, TypeError):
         pass
     raise InputError(f"Strategy {name!r} cannot be read; write its parameters as in 'sma_cross(fast=20, slow=100)'.")
 
@@ -453,20 +455,35 @@ def audit_strategy(
 ) -> None:
     """Raise `LookAheadError` if a strategy knows the future: what it wants at a bar must not change with what comes after.
 
-    It is run on the whole history, and on `cuts` histories that end earlier, at random bars: where both have a row, they
-    must be equal to the last digit. The features and forecasts have audits of their own.
+    It is run on the whole history, and on `cuts` histories that end earlier, half of them right after it changed its mind, the
+    others at random bars: where both have a row, they must be equal to the last digit. The features and forecasts have audits
+    of their own.
     """
     chosen = strategy(name, **parameters)
     whole = chosen(candles, features, forecasts).exposure
-    random = np.random.default_rng(seed)
-    places = random.choice(np.arange(1, len(candles)), min(cuts, len(candles) - 1), replace=False)
-    for cut in sorted(places.tolist()):
+    for cut in _cuts(whole, cuts, seed):
         tables = [None if one is None else one.iloc[:cut] for one in (candles, features, forecasts)]
         short = chosen(*tables).exposure  # type: ignore[arg-type]
-        differs = np.flatnonzero(~((short == whole[:cut]) | (np.isnan(short) & np.isnan(whole[:cut]))))
+        differs = np.flatnonzero(~_same(short, whole[:cut]))
         if len(differs):
             bar = int(differs[-1])
             raise LookAheadError(
                 f"Strategy {chosen.name!r} knows the future: at {candles.index[bar]} it wants {short[bar]:g} when the history "
                 f"ends at {candles.index[cut - 1]}, and {whole[bar]:g} once later bars are there."
             )
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return (one == other) | (np.isnan(one) & np.isnan(other))
+
+
+def _cuts(whole: np.ndarray, cuts: int, seed: int) -> list[int]:
+    """How many bars the shorter histories have: what peeks seldom is found where it acts, so half end at a change."""
+    random = np.random.default_rng(seed)
+    places = np.arange(max(1, len(whole) // 20), len(whole))  # a strategy may ask for some history
+    ends, before = whole[places - 1], whole[np.maximum(places - 2, 0)]
+    changed = places[~_same(ends, before)]
+    chosen = random.choice(changed, min(cuts // 2, len(changed)), replace=False)
+    others = np.setdiff1d(places, chosen)
+    rest = random.choice(others, min(cuts - len(chosen), len(others)), replace=False)
+    return sorted([*chosen.tolist(), *rest.tolist()])

@@ -26,13 +26,22 @@ def test_run_says_what_it_trades_and_how_it_ended_and_goes_on(call, home):
     code, out, _ = call(*RUN, "--bars", "40")
     assert code == 0
     assert "SIMULATED MARKET" in out
-    assert "sma_cross(fast=5, slow=20) on simulated:1 BTC/USDT 1h, from its start; equity 10,000.00" in out
+    assert "sma_cross(fast=5, slow=20) on simulated:1 BTC/USDT 1h, begins after 2021-07-28 07:00 UTC (5,000 bars" in out
     assert "as many bars as were asked for" in out
     code, out, _ = call(*RUN, "--bars", "40")
     assert code == 0
     assert "goes on after" in out
     with Ledger.open(URL, mode="read") as ledger:
         assert ledger.portfolio()["bars"] == 80
+
+
+def test_a_replay_of_a_strategy_that_fails_does_not_end_as_a_success(call, home):
+    (home / "mine.py").write_text("def boom(candles, features, forecasts):\n    raise ValueError('no idea')\n")
+    own = f"{home / 'mine.py'}:boom"
+    code, out, err = call("paper", "run", "--source", "simulated:1", "--strategy", own, "--bars", "4")
+    assert code == 1
+    assert "strategy failed at 4 bars, where it held what it had: ValueError: no idea" in out
+    assert err.count("Traceback") <= 1
 
 
 @pytest.mark.parametrize(
@@ -70,3 +79,11 @@ def test_two_traders_on_one_ledger_are_exit_code_1(call, candles, home):
     trader.tape.close()
     assert code == 1
     assert "one process writes at a time" in err
+
+
+def test_a_strategy_that_sells_short_is_refused_where_the_account_may_not(call, short, monkeypatch):
+    monkeypatch.setenv("BTCLAB_TRADING__ALLOW_SHORT", "false")
+    code, _, err = call(*short)
+    assert code == 2
+    assert "wants to sell short: exposure -0.5" in err
+    assert "set allow_short = true in [trading]" in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -25,7 +26,7 @@ def test_what_is_refused_is_in_the_history_with_its_rule(call, traded):
 def test_history_shows_each_table(call, traded, what):
     code, out, _ = call("paper", "history", what, "--last", "3")
     assert code == 0
-    assert ("┃" in out) != (what == "events")  # the target orders of a strategy have none
+    assert ("───" in out) != (what == "events")  # the target orders of a strategy have none
     rows = json.loads(call("paper", "history", what, "--last", "3", "--json")[1])
     assert 1 <= len(rows) <= 3 or what == "events"
 
@@ -54,3 +55,19 @@ def test_history_shows_interest_and_the_side_of_a_trade(call, short):
     call(*short)
     (trade,) = json.loads(call("paper", "history", "trades", "--json")[1])
     assert trade["side"] == "short"
+
+
+@pytest.mark.parametrize(("width", "shown"), [(80, False), (150, True)])
+def test_a_narrow_terminal_shows_what_cannot_be_reckoned_from_the_rest(call, traded, monkeypatch, width, shown):
+    from btclab.commands import printing
+
+    narrow = printing.console()
+    narrow.width = width
+    monkeypatch.setattr(printing, "console", lambda: narrow)
+    for what in ("fills", "trades", "orders"):
+        narrow.begin_capture()
+        assert call("paper", "history", what, "--last", "3")[0] == 0
+        lines = narrow.end_capture().splitlines()
+        assert max(map(len, lines)) <= width
+        assert len([line for line in lines if re.search(r"2021-\d\d-\d\d \d\d:\d\d", line)]) == 3  # none is folded
+        assert any("decided" in line or "entry_price" in line for line in lines) == shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pandas as pd
 import pytest
 
 from btclab.trading.ledger import Ledger
@@ -65,7 +66,11 @@ def test_every_kind_of_order_comes_into_the_book(call, half, words, kind, lifeti
         (["buy", "0.01", "--limit", "5", "--trail", "0.1"], "kind", "--limit goes alone"),
         (["buy", "0.01", "--limit", "5", "--take-profit", "9"], "kind", "--profit-target"),
         (["buy", "0.01", "--tif", "forever"], "lifetime", "write gtc, ioc, or the time"),
-        (["buy", "0.01", "--tif", "2500-01-01"], "lifetime", "write gtc, ioc, or the time"),
+        (
+            ["buy", "0.01", "--tif", "9999-01-01"],
+            "lifetime",
+            "the time until which it is good, 2262-04-11 at the latest",
+        ),
         (["buy", "0.01", "--tif", "1960-01-01"], "expires", "which is over"),
         (["buy", "0.01", "--stop-loss", "90000"], "wrong_side", "must lie below"),
         (["buy", "0.01", "--limit", "9000", "--profit-target", "8000"], "wrong_side", "must lie above 9,000.00"),
@@ -73,14 +78,36 @@ def test_every_kind_of_order_comes_into_the_book(call, half, words, kind, lifeti
         (["buy", "0.01", "--stop-loss", "5"], "price", "0.05 for 5 %"),
         (["buy", "0.01", "--profit-target", "nan"], "price", "--profit-target is nan"),
         (["sell", "0.01", "--stop-loss", "0.05"], "side", "protects what an order opens"),
+        (
+            ["sell", "9", "--stop-loss", "0.05"],
+            "side",
+            "this one sells 9 BTC, of which {position:.8g} are held, and nothing is",
+        ),
         (["buy", "0.01", "--stop-loss", "0.05", "--parent", "x"], "parent", "waits for 'x'"),
+        (
+            ["buy", "0.01", "--profit-target", "1e300"],
+            "price",
+            "--profit-target is 1e+300, and the order buys at {price:,.2f}",
+        ),
+        (
+            ["buy", "0.01", "--limit", "90000", "--stop-loss", "89000"],
+            "wrong_side",
+            "below {price:,.2f}, where the order buys",
+        ),
+        (
+            ["buy", "0.01", "--stop", "90000", "--limit", "99000", "--stop-loss", "95000"],
+            "wrong_side",
+            "below 90,000.00, where the order buys",
+        ),
+        (["buy", "0.01", "--trail", "0.02", "--stop-loss", "0.05"], "trail", "order sell 0 --parent ID --stop PRICE"),
+        (["buy", "0.01", "--trail", "0.02", "--profit-target", "90000"], "trail", "--parent ID --take-profit PRICE"),
     ],
 )
 def test_what_no_account_could_place_is_exit_code_2_and_on_record_as_refused(call, traded, words, rule, message):
     before = Ledger.open(URL, mode="read").portfolio()
     code, _, err = call("paper", "order", *words, "--id", "mine")
     assert code == 2
-    assert message in err
+    assert message.format(**before) in err
     assert "Recorded as refused, mine" in err
     (shown,) = [one for one in json.loads(call("paper", "status", "--json")[1])["refused"] if one["order"] == "mine"]
     assert (shown["rule"], shown["text"] in err) == (rule, True)
@@ -156,6 +183,53 @@ def test_an_order_may_bring_what_protects_it(call, half):
     assert f"{name}-stop: sell at {stop['stop']:,.2f}, 20 % below" in out
 
 
+@pytest.mark.parametrize(
+    ("words", "fills_at"),
+    [
+        (["--limit", "90000"], "market"),
+        (["--limit", "10000"], "10,000.00"),
+        (["--stop", "90000"], "90,000.00"),
+        (["--stop", "90000", "--limit", "99000"], "90,000.00"),
+        (["--stop", "90000", "--limit", "80000"], "80,000.00"),
+        (["--take-profit", "10000"], "10,000.00"),
+    ],
+)
+def test_a_fraction_is_one_of_the_price_at_which_the_order_fills(call, traded, words, fills_at):
+    close = json.loads(call("paper", "status", "--json")[1])["account"]["price"]
+    out = call("paper", "order", "buy", "0.002", *words, "--stop-loss", "0.05")[1]
+    assert f"5 % below {fills_at.replace('market', f'{close:,.2f}')}." in out
+
+
+def test_what_is_measured_from_a_close_says_of_when_that_is(call, traded):
+    facts = json.loads(call("paper", "status", "--json")[1])
+    close, bar = facts["account"]["price"], pd.Timestamp(facts["last_bar"])
+    said = (
+        f"{close:,.2f} is the close of {bar + pd.Timedelta('1h'):%Y-%m-%d %H:%M} UTC, the last that the ledger knows."
+    )
+    assert said in call("paper", "order", "buy", "0.002", "--stop-loss", "0.05")[1]
+    assert "is the close of" not in call("paper", "order", "buy", "0.002", "--limit", "10000", "--stop-loss", "0.05")[1]
+    assert "is the close of" not in call("paper", "order", "buy", "0.002")[1]
+
+
+def test_a_marketable_limit_is_not_stopped_out_by_what_is_to_protect_it(call, half):
+    call(*HOLD)
+    name = asked(call("paper", "order", "buy", "0.002", "--limit", "90000", "--stop-loss", "0.5")[1])
+    call(*HOLD)
+    with Ledger.open(URL, mode="read") as ledger:
+        fills = ledger.fill_table()["order"].tolist()
+    assert name in fills
+    assert f"{name}-stop" not in fills
+
+
+@pytest.mark.parametrize(("option", "most"), [("--stop-loss", 55), ("--profit-target", 48)])
+def test_the_ids_of_what_protects_an_order_leave_its_own_less_room(call, traded, option, most):
+    assert call("paper", "order", "buy", "0.001", option, "0.05", "--id", most * "x")[0] == 0
+    code, _, err = call("paper", "order", "buy", "0.001", option, "0.05", "--id", (most + 1) * "y")
+    assert code == 2
+    assert f"With {option}, whose own id adds" in err
+    assert f"--id may have at most {most} characters" in err
+
+
 def test_a_fraction_is_one_of_the_orders_own_price(call, traded):
     _, out, _ = call(
         "paper", "order", "buy", "0.002", "--limit", "10000", "--stop-loss", "0.05", "--profit-target", "0.1"
@@ -174,6 +248,16 @@ def test_what_is_sold_short_is_protected_the_other_way_round(call, short):
     code, _, err = call("paper", "order", "buy", "0.001", "--stop-loss", "0.05")
     assert code == 2
     assert "buys back what was sold short" in err
+
+
+def test_a_new_account_may_sell_short_where_the_settings_allow_it(call, home, monkeypatch):
+    Ledger.open(URL).close()
+    words = ("paper", "order", "sell", "0.001", "--limit", "90000", "--stop-loss", "0.05")
+    code, _, err = call(*words)
+    assert code == 2
+    assert "of which 0 are held" in err
+    monkeypatch.setenv("BTCLAB_TRADING__ALLOW_SHORT", "true")
+    assert "5 % above 90,000.00" in call(*words)[1]
 
 
 def test_an_order_and_what_protects_it_are_left_together_or_not_at_all(call, traded):

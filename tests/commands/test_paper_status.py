@@ -8,6 +8,9 @@ import pytest
 
 from btclab.market.feed import ReplayFeed
 from btclab.operations.paper import follow
+from btclab.records import Bar, Costs, Margin
+from btclab.trading.broker import PaperBroker
+from btclab.trading.ledger import Ledger
 from btclab.trading.risk import RiskRules
 from tests.commands.conftest import URL
 from tests.operations.paper_process import trader_on
@@ -52,6 +55,27 @@ def test_status_works_while_a_trader_runs_and_reset_does_not(call, candles, home
     assert "Stop that one first" in refused[2]
     assert code == 0
     assert "a trader is running (process" in out
+
+
+def test_no_drawdown_is_none(call, home):
+    with Ledger.open(URL):
+        pass
+    out = call("paper", "status")[1]
+    assert "0.00 %, 0.00 %" in out
+    assert "-0.00" not in out
+
+
+def test_an_account_that_owes_is_said_to(call, home):
+    broker = PaperBroker.open(URL, 1_000, Costs(), margin=Margin())
+    broker.process(Bar(0, 100, 100, 100, 100), -1.0)
+    assert "owes" not in call("paper", "status")[1]
+    for hour, price in enumerate((100, 250, 250), 1):  # over the margin call
+        broker.process(Bar(hour * 3_600_000_000_000, price, price, price, price))
+    owed = -broker.equity
+    broker.ledger.close()
+    out = call("paper", "status")[1]
+    assert owed > 100
+    assert f"owes {owed:,.2f} USDT; nothing can be bought; begin a new account: btclab paper reset" in out
 
 
 def test_what_was_never_begun_is_said(call, home):

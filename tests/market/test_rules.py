@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import btclab as bl
 from btclab.errors import DataUnavailable, InputError, NotListed
 from btclab.market import cache
+from btclab.market.exchange import ExchangeSource
 from btclab.market.rules import rules_of
 from btclab.records import Market
 from tests.conftest import CLOSED, SHARED
@@ -101,6 +103,27 @@ def test_a_rule_that_cannot_be_is_refused(server, monkeypatch):
 
 
 # How exchanges count
+
+
+@pytest.mark.parametrize(
+    ("mode", "parts"),
+    [
+        (ccxt.DECIMAL_PLACES, {"precision": {"amount": math.inf}}),
+        (ccxt.DECIMAL_PLACES, {"precision": {"amount": -400}}),
+        (ccxt.DECIMAL_PLACES, {"precision": {"amount": 400}}),
+        (ccxt.DECIMAL_PLACES, {"precision": {"amount": 2.5}}),
+        (ccxt.DECIMAL_PLACES, {"precision": {"price": True}}),
+        (ccxt.TICK_SIZE, {"precision": {"amount": True}}),
+        (ccxt.TICK_SIZE, {"precision": {"price": 1e-320}}),
+        (ccxt.TICK_SIZE, {"limits": {"cost": {"min": 10**400}}}),
+        (ccxt.TICK_SIZE, {"contract": True, "linear": True, "precision": {"amount": 1.0}}),
+        (ccxt.TICK_SIZE, {"contract": True, "linear": True, "contractSize": 0, "precision": {"amount": 1.0}}),
+    ],
+)
+def test_what_cannot_be_a_rule_is_refused_however_it_is_counted(monkeypatch, mode, parts):
+    monkeypatch.setattr(ExchangeSource, "listing", lambda *_: {"stale": "", **listing(mode, **parts)})
+    with pytest.raises(DataUnavailable, match="binance: says of BTC/USDT what cannot be a trading rule"):
+        bl.trading_rules("binance")
 
 
 @pytest.mark.parametrize(

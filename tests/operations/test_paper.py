@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 import random
@@ -31,7 +32,7 @@ from btclab.operations.decision import Decider
 from btclab.operations.notify import Notifier
 from btclab.operations.paper import Stop, follow
 from btclab.operations.session import Choice, opened, running
-from btclab.records import Costs, Order
+from btclab.records import Costs, Market, Order
 from btclab.settings import NotificationSettings
 from btclab.trading.filters import Filters
 from btclab.trading.ledger import Ledger, LedgerBusy, WrongLedger, database
@@ -595,6 +596,9 @@ def test_an_order_by_hand_is_placed_once_and_fills_after_that(market, home):
         ("order", {"kind": "market", "side": "sideways", "quantity": 1.0}, "side"),
         ("order", {"kind": "market", "size": 1.0}, "request"),
         ("order", {"kind": "market", "side": "buy", "quantity": "many"}, "request"),
+        ("order", {"kind": "market", "side": "buy", "quantity": 0.01, "exposure": None}, "request"),
+        ("order", {"kind": "market", "side": "buy", "quantity": True}, "request"),
+        ("order", {"kind": "market", "side": "buy", "quantity": 0.01, "reason": 5}, "request"),
         ("cancel", {"order": "nobody"}, "unknown_order"),
         ("cancel", {}, "request"),
         ("dance", {}, "request"),
@@ -655,6 +659,52 @@ def test_live_an_order_counts_at_the_first_close_after_it_was_made(home, market)
     orders = tables()[1]
     decided = orders[orders["id"] == "now"]["decided"].iloc[0]
     assert decided == now  # the bar in which it was asked for, not one that had closed before
+
+
+# Left together: an order and what is to protect it
+
+ENTRY = {"kind": "market", "side": "buy", "quantity": 0.01}
+EXIT = {"kind": "stop", "side": "sell", "parent": "mine"}
+
+
+def test_what_was_left_before_the_tick_was_known_is_put_on_it(market, home):
+    trader, rest = trader_on(market.iloc[: FIRST + 3], URL, NONE, SWIFT)
+    tick = Market("BTC/USDT", price_tick=0.1)
+    trader.broker.conditions = dataclasses.replace(trader.broker.conditions, market=tick)
+    trader.tape.ledger.request_all([("order", ENTRY, "mine"), ("order", EXIT | {"stop": 10.04}, "mine-stop")])
+    trader.tape.ledger.request("order", EXIT | {"stop": 10.04}, "later")  # by whoever knows the market
+    trader.on_bar(bars(rest)[0])
+    (stop,) = [one for one in trader.broker.open_orders if one.id == "mine-stop"]
+    trader.tape.close()
+    events = tables()[2]
+    assert stop.stop == pytest.approx(10.0)
+    assert events[events["order"] == "later"]["rule"].tolist() == ["price_tick"]
+
+
+@pytest.mark.parametrize("latency", [0, 2])
+@pytest.mark.parametrize("stop", [-1.0, "near"], ids=["refused", "not to be read"])
+def test_nothing_is_bought_unprotected_that_was_to_be_protected(market, home, stop, latency):
+    register_strategy("cash", lambda candles, features, forecasts: 0.0 * candles["close"])
+    trader, rest = trader_on(market.iloc[: FIRST + 8], URL, NONE, "cash")
+    trader.broker.conditions = dataclasses.replace(trader.broker.conditions, latency=latency)
+    trader.tape.ledger.request_all(
+        [
+            ("order", ENTRY, "mine"),
+            ("order", EXIT | {"stop": stop}, "mine-stop"),
+            ("order", EXIT | {"kind": "take_profit", "stop": 1e6}, "mine-profit"),
+        ]
+    )
+    trader.tape.ledger.request("order", ENTRY, "bare")
+    trader.tape.ledger.request("order", EXIT | {"stop": stop, "parent": "bare"}, "too-late")
+    follow(trader, lambda: ReplayFeed(rest))
+    assert trader.broker.open_orders == ()
+    trader.tape.close()
+    fills, _, events, _ = tables()
+    assert fills["order"].tolist() == ["bare"]  # left apart, it is an order of its own
+    (said,) = events[events["rule"] == "unprotected"].to_dict("records")
+    assert (said["order"], said["event"]) == ("mine", "refused")
+    assert "'mine-stop', which was to protect it, was refused" in said["text"]
+    assert set(events[events["order"] == "mine-stop"]["event"]) == {"refused"}
 
 
 # Telling

@@ -133,6 +133,38 @@ def test_secrets_of_the_environment_do_not_reach_a_run(tiny, monkeypatch):
     assert not [path for path in run.folder.iterdir() if "hunter2hunter2" in path.read_text()]
 
 
+def test_the_password_of_the_ledger_does_not_reach_a_run(home, monkeypatch):
+    monkeypatch.setenv("BTCLAB_TRADING__LEDGER", "postgresql://joe:hunter2hunter2@127.0.0.1:9/db")
+    with pytest.raises(RunFailed, match=r"postgresql\+psycopg://joe@127\.0\.0\.1:9/db cannot be reached") as failed:
+        run_notebook("portfolio")
+    (run,) = past_runs()
+    texts = [str(failed.value), *(path.read_text() for path in run.folder.iterdir())]
+    assert len(texts) == 4
+    assert not [text for text in texts if "hunter2hunter2" in text]
+
+
+@pytest.mark.parametrize(
+    "part", ["joe:hunter2@host/db", "joe@host/db?password=hunter2", "joe@host/db?PASSWORD=hunter2"]
+)
+def test_a_ledger_with_a_password_is_refused_as_a_parameter(home, part):
+    with pytest.raises(
+        InputError, match=r"'ledger' holds a password.* ~/\.pgpass, or .* BTCLAB_TRADING__LEDGER"
+    ) as refused:
+        run_notebook("portfolio", {"ledger": f"postgresql://{part}"})
+    assert "hunter2" not in str(refused.value)
+    assert not (home / "papermill_runs").exists()
+
+
+def test_the_account_is_that_of_the_settings_or_the_one_that_is_named(home, monkeypatch):
+    monkeypatch.setenv("BTCLAB_TRADING__LEDGER", "sqlite:///data/other.db")
+    run = run_notebook("portfolio")
+    assert run.record["parameters"]["ledger"] == ""
+    assert run.results["ledger"] == "sqlite:///data/other.db"
+    assert "no ledger has begun at sqlite:///data/other.db" in run.report.read_text()
+    named = "postgresql://joe@host/db?host=/tmp&sslmode=require"
+    assert check_parameters("portfolio", {"ledger": named})["ledger"] == named
+
+
 @pytest.fixture
 def sleeping(tiny, home):
     """A process that runs a notebook which sleeps; its run has begun."""

@@ -285,6 +285,61 @@ def test_a_signal_ends_the_waiting_at_once(server, monkeypatch, sign):
     assert not (session.settings().data / "ledger.db").exists()
 
 
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_command_well_while_it_loads(home, tmp_path, sign):
+    rule = tmp_path / "mine.py"
+    rule.write_text("import time\nprint('loading', flush=True)\ntime.sleep(50)\n")
+    words = [
+        sys.executable,
+        "-m",
+        "btclab.cli",
+        "paper",
+        "run",
+        "--source",
+        "simulated:1",
+        "--strategy",
+        f"{rule}:mine",
+    ]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(sign)
+        out, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert (process.returncode, out) == (0, "stopped: interrupted before it began\n"), err
+
+
+def test_a_signal_ends_the_command_well_while_it_imports(home):
+    words = [
+        sys.executable,
+        "-v",
+        "-m",
+        "btclab.cli",
+        "paper",
+        "run",
+        "--source",
+        "simulated:1",
+    ]  # -v: says what it imports
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        while "import 'pandas._libs'" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=40)
+    finally:
+        process.kill()
+    assert (process.returncode, out) == (0, "stopped: interrupted before it began\n")
+
+
+def test_the_handlers_are_the_old_ones_once_it_is_ready(server):
+    before = signal.getsignal(signal.SIGTERM)
+    with opened(IDLE):
+        assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_the_command_waits_says_so_and_ends_when_asked(home):
     words = [sys.executable, "-m", "btclab.cli", "paper", "run", "--source", "binance", "--strategy", "buy_and_hold"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -84,3 +84,20 @@ def test_equity_in_sample_is_titled_so(unseen):
     signals = pd.DataFrame({"exposure": 1.0, "in_sample": True}, index=candles.index)
     title = charts.equity({"own": bl.backtest(candles, signals)}, candles.attrs).layout.title.text
     assert "IN SAMPLE" in title
+
+
+def test_thousands_of_fills_are_small_and_translucent(candles):
+    turning = pd.DataFrame({"exposure": (pd.RangeIndex(len(candles)) // 2 % 2).astype(float)}, index=candles.index)
+    fills = bl.backtest(candles, turning).fills
+    many, few = (charts.price(candles, some).data[-1].marker for some in (fills, fills.iloc[: charts.MOST_MARKED]))
+    assert (many.size, few.size) == (4, 9)
+    assert many.opacity < 0.5
+    assert few.opacity is None
+
+
+def test_more_fills_than_can_be_seen_are_left_out_and_the_title_says_so(candles):
+    turning = pd.DataFrame({"exposure": (pd.RangeIndex(len(candles)) % 2).astype(float)}, index=candles.index)
+    fills = bl.backtest(candles, turning).fills
+    figure = charts.price(candles, fills, "Trades")
+    assert figure.layout.title.text == f"Trades, BTC/USDT, without its {len(fills):,} fills"
+    assert not {trace.name for trace in figure.data} & {"buy", "sell"}

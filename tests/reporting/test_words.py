@@ -55,6 +55,14 @@ def test_the_verdict_gives_the_figures_it_rests_on(trained):
     assert "No placebo was run" in words
 
 
+@pytest.mark.parametrize(
+    ("distinguishable", "p", "said"), [(False, 0.013, True), (False, 0.3, False), (True, 0.013, False)]
+)
+def test_two_tests_that_do_not_agree_are_told_apart(trained, distinguishable, p, said):
+    words = sentences.verdict(with_metrics(trained, distinguishable=distinguishable, dm_p=p)).data
+    assert ("a test of the squared errors alone" in words) is said
+
+
 def test_a_forecast_that_validation_took_away_is_called_the_naive_one(trained):
     assert "**no skill**" in sentences.verdict(with_metrics(trained, ic=0.0)).data
 
@@ -130,7 +138,15 @@ def test_in_sample_performance_is_called_worthless(market):
 def test_costs_say_where_nothing_is_left(market):
     result = bl.buy_and_hold(market)
     table = pd.DataFrame({"multiple": [0, 1, 2], "cost_bps": [0, 15, 30], "total_return": [2.0, 0.5, -1.0]})
-    assert "at 30 bps a side nothing is left" in sentences.costs(result, table).data
+    words = sentences.costs(result, table).data
+    assert "at about 20 bps a side nothing is left" in words  # log(1.005) : log(0.99) divides 15…30 bps so
+
+
+def test_a_return_that_vanishes_at_once_breaks_even_far_below_the_first_cost_tried(market):
+    table = pd.DataFrame({"multiple": [0, 0.5, 1], "cost_bps": [0, 7.5, 15], "total_return": [6.3, -46.0, -100.0]})
+    assert "at about 0.68 bps a side nothing is left" in sentences.costs(bl.buy_and_hold(market), table).data
+    table["total_return"] = [6.3, -100.0, -120.0]  # sold short, it may owe
+    assert "at about 0.0" in sentences.costs(bl.buy_and_hold(market), table).data
 
 
 def test_the_latest_signal_gives_its_reasons_and_the_age(market):
@@ -139,6 +155,24 @@ def test_the_latest_signal_gives_its_reasons_and_the_age(market):
     words = sentences.latest(bl.make_signals(market, forecasts), market).data
     assert "probability of up 60.0 %" in words
     assert "Age of the data: none: simulated" in words
+
+
+def test_a_signal_that_holds_says_since_when_and_on_which_side(market):
+    signals = pd.DataFrame({"exposure": -0.775, "confidence": np.nan, "reasons": "wants -77.5 %"}, market.index)
+    signals["side"] = ["sell", *["hold"] * (len(market) - 1)]
+    words = sentences.latest(signals, market).data
+    assert words.startswith(
+        f"**HOLD**, target 77.5 % sold short, unchanged since {market.index[0]:%Y-%m-%d %H:%M}: wants"
+    )
+    turned = sentences.latest(signals.iloc[:1], market).data
+    assert turned.startswith("**SELL**, target 77.5 % sold short: wants")
+
+
+def test_only_a_signal_with_a_forecast_behind_it_says_how_sure_that_is(market):
+    signals = bl.run_strategy("buy_and_hold", market)
+    assert "likely" not in sentences.latest(signals, market).data
+    signals["confidence"] = 0.6
+    assert "(by the forecast 60.0 % likely to be right)" in sentences.latest(signals, market).data
 
 
 def test_the_broker_says_what_it_will_do(market):
@@ -220,6 +254,12 @@ def test_the_origin_names_checkpoint_and_market(trained):
     assert "BTC/USDT 1h of simulated:7?edge=0.3" in words
 
 
+def test_without_a_network_the_origin_says_why():
+    assert sentences.origin(None).data == "The strategy reads no forecasts."
+    said = sentences.origin(None, ["without forecasts: There is no checkpoint 'production'."]).data
+    assert said == "The strategy runs **without forecasts**: There is no checkpoint 'production'."
+
+
 def test_trades_are_counted(market):
     exposure = pd.DataFrame(
         {"exposure": (pd.RangeIndex(len(market)) // 20 % 2).astype(float)}, index=market.index
@@ -230,7 +270,7 @@ def test_trades_are_counted(market):
 
 def test_costs_of_nothing_traded_are_not_invented(market):
     idle = bl.backtest(market, pd.DataFrame({"exposure": 0.0}, index=market.index))
-    assert "Nothing was traded" in sentences.costs(idle, pd.DataFrame()).data
+    assert sentences.costs(idle, pd.DataFrame()).data == "Nothing was traded, so costs change nothing."
 
 
 def columns(**values):

@@ -163,7 +163,7 @@ class Exchange:
             if self.can_trade(order) and not order.late and self.waits_as_stop(order):
                 extreme = bar.low if order.side == "sell" else bar.high
                 if self.beyond_stop(order, extreme):
-                    self.touch(order, self.level(order), inside=True)
+                    self.touch_unless_called(order)
         self.margin_call(bar.high)
         for order in here:
             if self.can_trade(order) and not order.late and self.waits_as_limit(order):
@@ -181,30 +181,38 @@ class Exchange:
                 if self.beyond_stop(order, order.born):
                     self.touch(order, order.born, inside=True)
                 elif self.beyond_stop(order, extreme):
-                    self.touch(order, self.level(order), inside=True)
+                    self.touch_unless_called(order)
         self.margin_call(bar.high)
         for order in here:
             if self.can_trade(order):
                 self.at_close(order)
         self.orphans()
 
+    def touch_unless_called(self, order):
+        if order.side == "buy" and self.level(order) > self.call_level():
+            self.margin_call(self.bar.high)
+        else:
+            self.touch(order, self.level(order), inside=True)
+
+    def call_level(self):
+        if self.position >= 0:
+            return math.inf
+        return self.cash / ((1 + self.margin.maintenance) * -self.position)
+
     def margin_call(self, high):
         """The price has risen so far that equity is `maintenance` × what is owed: the lender buys it back, ends all orders."""
         if self.position >= 0:
             return
-        owed = -self.position
-        level = self.cash / ((1 + self.margin.maintenance) * owed)
+        owed, level = -self.position, self.call_level()
         if high < level:
             return
         price = max(level, self.bar.open)
         name = f"margin-call-{self.bar.timestamp}"
         self.say(name, "triggered", "margin_call")
         for order in list(self.book):
-            self.end(order, "cancelled", "margin_call")
-        slip = self.costs.slippage_bps / 10_000
-        if self.costs.impact_bps and self.bar.volume > 0:
-            slip += self.costs.impact_bps / 10_000 * (owed / self.bar.volume)
-        price = price * (1 + slip)
+            if order.kind != "target" or order.exposure < 0:
+                self.end(order, "cancelled", "margin_call")
+        price = price * (1 + self.costs.slippage_bps / 10_000)
         fee = owed * price * self.costs.fee_bps / 10_000
         left = self.cash - owed * price - fee
         self.cash = 0.0 if abs(left) < 1e-12 * self.cash else left
@@ -322,6 +330,8 @@ class Exchange:
             else:
                 self.cash = self.cash + value - fee
                 self.position -= quantity
+            if abs(self.position) < 1e-12 * quantity:
+                self.position = 0.0
             self.room -= quantity
             order.left -= quantity
             self.fills.append((self.bar.timestamp, order.id, order.kind, side, quantity, price, fee, maker))

@@ -609,6 +609,12 @@ def test_an_order_that_cannot_be_is_refused_with_its_rule_and_nothing_changes(wr
     assert state == start
 
 
+@pytest.mark.parametrize("tick", [1e-320, 1e-300, 5e-5])
+def test_a_price_of_more_ticks_than_a_number_can_count_is_taken(tick):
+    far = Order(0, id="a", kind="limit", side="buy", quantity=1.0, limit=1e308)
+    assert submit(account(), far, Conditions(FREE, Market(price_tick=tick)))[1].rule != "price_tick"
+
+
 def test_two_open_orders_cannot_share_an_id():
     state, _ = submit(account(), order("limit", "buy", limit=90.0))
     _, event = submit(state, order("limit", "buy", limit=80.0))

@@ -606,6 +606,17 @@ def test_requests_of_another_process_wait_until_an_event_names_them(worked):
     worked.check()
 
 
+def test_a_request_that_no_btclab_can_have_written_is_one_to_refuse(worked):
+    odd = ["nonsense", "[" * 100_000, '"text"', r'{"a": "\ud800"}', '{"a": NaN}', "[1]", '{"side": "buy"}']
+    with worked._database.writing(apart=True) as connection:
+        for number, body in enumerate(odd, 1):
+            row = {"number": number, "id": f"r{number}", "created": 1, "kind": "order", "body": body}
+            connection.execute(tables.requests.insert(), row)
+    assert [(one.kind, one.body) for one in worked.pending()] == [("", {})] * 6 + [("order", {"side": "buy"})]
+    with pytest.raises(InputError, match="give a dictionary"):
+        worked.request("order", [1])
+
+
 def test_requests_and_bars_do_not_get_into_each_others_way(worked):
     def ask():
         with opened(mode="read") as reader:
@@ -650,6 +661,7 @@ def test_a_ledger_keeps_the_cash_that_it_began_with():
     [
         ("sqlite://", "a ledger needs a file"),
         ("sqlite:///:memory:", "a ledger needs a file"),
+        ("sqlite:///:memory:?password=hush", "a ledger needs a file"),
         ("mysql://me:hush@host/x", "cannot lie in mysql"),
         ("nonsense me:hush@host", "address is none"),
         ("postgresql+nodriver://me:hush@host/x", r"needs a driver of its own: write postgresql\+psycopg"),

@@ -1,6 +1,6 @@
 """A ledger in PostgreSQL is the one in SQLite: the same tests, the same digests, and errors that say what to do.
 
-A server of its own is started for this file, in a folder that is removed; it ends with the process of the tests, however
+A server of its own is started for this file, in a folder that is removed; both end with the process of the tests, however
 that ends.
 """
 
@@ -81,8 +81,9 @@ class Server:
         quick = ("fsync=off", "full_page_writes=off", "autovacuum=off", "wal_level=minimal", "max_wal_senders=0")
         settings = ("listen_addresses=", f"unix_socket_directories={self.folder}", "shared_buffers=16MB", *quick)
         words = [program("postgres"), "-D", self.data, *(f"--{one}" for one in settings)]
-        # The shell ends the server when its standard input does: when `stop` closes it, or the tests' process is gone.
-        shell = ["sh", "-c", '"$@" </dev/null & read _; kill -QUIT $!; wait $!', "sh", *words]
+        # The shell ends the server at a line from `stop`; if the tests' process is gone without one, the folder goes too.
+        script = '"$@" </dev/null & read -r _ && keep=1; kill -QUIT $!; wait $!; [ "$keep" ] || rm -rf "$0"'
+        shell = ["sh", "-c", script, self.folder, *words]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 shell, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=self.folder, **self.user
@@ -98,9 +99,8 @@ class Server:
                 return
 
     def stop(self):
-        """End it at once, as a power cut would."""
-        self.process.stdin.close()
-        self.process.wait(timeout=30)
+        """End it at once, as a power cut would; what it wrote stays."""
+        self.process.communicate(b"\n", timeout=30)
 
     def run(self, *statements, name="postgres", options=""):
         with psycopg.connect(
@@ -627,10 +627,30 @@ def test_a_driver_that_is_not_installed(url, monkeypatch):
 
 
 def test_no_message_has_the_password_in_it():
-    secret = "postgresql://me:hush@host/x?options=-csearch_path%3Dteam&password=hush&sslpassword=hush"
+    names = "password", "sslpassword", "PASSWORD", "foo"
+    secret = "&".join(["postgresql://me:hush@host/x?options=-csearch_path%3Dteam", *(f"{one}=hush" for one in names)])
     own = postgres.checked(database.make_url(secret))
     assert postgres.readable(own) == "postgresql+psycopg://me@host/x?options=-csearch_path%3Dteam"
     assert postgres.in_schema(own, "old").query["options"] == "-csearch_path=old"
+
+
+def test_the_server_and_its_folder_are_gone_when_the_tests_are_killed():
+    script = (
+        "import signal, sys\nfrom pathlib import Path\nfrom tests.trading.test_postgres import Server\n"
+        "started = Server(Path(sys.argv[1]))\nprint(started.process.pid, flush=True)\nsignal.pause()\n"
+    )
+    folder = Path(tempfile.mkdtemp(prefix="btclab-"))
+    try:
+        with subprocess.Popen([sys.executable, "-c", script, folder], stdout=subprocess.PIPE, cwd=ROOT) as tests:
+            assert int(tests.stdout.readline())
+            assert (folder / "data" / "postmaster.pid").exists()
+            tests.kill()
+        until = time.monotonic() + 20
+        while folder.exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not folder.exists()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 # The command line

@@ -152,6 +152,19 @@ def test_it_does_not_come_below_that():
     assert called(Bar(1, 100, 181.8, 90, 120))[1] == []
 
 
+def test_a_stop_beyond_it_is_not_reached_first():
+    state, fills, events = called(Bar(1, 100, 260, 90, 120), order("stop", "buy", 10.0, stop=250.0))
+    assert [(fill.reason, fill.price) for fill in fills] == [("margin_call", pytest.approx(2_000 / 11))]
+    assert ends(events)[-1] == ("a", "cancelled", "margin_call")
+    assert state.account.cash > 0
+
+
+def test_a_target_that_sells_nothing_short_outlives_it():
+    state, fills, _ = step(decide(SHORT, 1.0, None, LENT), flat(190), (), LENT)
+    assert [(fill.reason, fill.side) for fill in fills] == [("margin_call", "buy"), ("target", "buy")]
+    assert state.account.cash == 0
+
+
 def test_it_ends_every_order_and_the_strategy_does_not_go_on_before_it_changes_its_mind():
     state, fills, events = called(Bar(1, 100, 190, 90, 120), order("limit", "buy", limit=50.0))
     assert ("a", "cancelled", "margin_call") in ends(events)
@@ -171,8 +184,8 @@ def test_over_a_gap_it_buys_at_the_open_and_the_account_may_owe():
 
 
 def test_it_pays_slippage_and_the_fee_and_waits_for_no_volume():
-    dear = Conditions(Costs(100, 100, participation=0.1), margin=Margin(0, 0.1))
-    _, (fill,), _ = step(SHORT, Bar(1, 100, 190, 90, 120, 0.0), (), dear)
+    dear = Conditions(Costs(100, 100, impact_bps=5_000, participation=0.1), margin=Margin(0, 0.1))
+    _, (fill,), _ = step(SHORT, Bar(1, 100, 190, 90, 120, 0.01), (), dear)
     assert fill.price == pytest.approx(2_000 / 11 * 1.01)
     assert fill.fee == pytest.approx(0.01 * 10 * fill.price)
 
@@ -187,6 +200,18 @@ def test_what_was_sold_short_within_a_bar_can_be_called_in_it():
     _, fills, _ = step(state, Bar(1, 100, 250, 90, 120), (), LENT)
     assert [fill.reason for fill in fills] == ["limit", "margin_call"]
     assert fills[1].price == pytest.approx(1_990 / 1.1 / 9)
+
+
+@pytest.mark.parametrize("risk", [None, RiskRules()])
+def test_an_account_with_nothing_left_has_metrics(risk):
+    candles = make_candles([100.0, 100.0, 200.0, 200.0], [100.0, 100.0, 200.0, 200.0])
+    signals = pd.DataFrame({"exposure": -1.0}, candles.index)
+    result = bl.backtest(candles, signals, FREE, 1_000, margin=Margin(0), risk=risk, progress=False)
+    assert result.equity.iloc[-1] == 0
+    assert result.exposure.tolist() == [0, -1, 0, 0]
+    assert result.metrics["total_return"] == -100
+    assert result.metrics["time_in_market"] == 25
+    assert not any(isinstance(value, float) and math.isnan(value) for value in result.metrics.values())
 
 
 def test_an_account_that_owes_has_metrics():
@@ -335,6 +360,18 @@ def test_a_short_account_is_not_opened_where_shorting_is_off(home, monkeypatch):
     broker.ledger.close()
 
 
+def test_a_target_below_0_is_given_up_where_shorting_is_off(home):
+    broker = PaperBroker.open(URL, 1_000, FREE, margin=Margin())
+    broker.process(flat(100), -1.0)
+    broker.ledger.close()
+    broker = PaperBroker.open(URL, costs=FREE)
+    assert (broker.target, broker.open_orders) == (0.0, ())
+    broker.process(flat(100, 2))
+    assert broker.account.position == 0
+    assert "cancelled" in {event.event for event in broker.ledger.event_table().itertuples()}
+    broker.ledger.close()
+
+
 # Risk rules
 
 
@@ -381,6 +418,49 @@ def test_a_turn_is_an_exit_that_is_never_refused_and_an_entry_that_waits_for_the
     assert "cooldown" in {event.rule for event in result.events}
 
 
+def test_a_position_by_hand_on_the_other_side_does_not_wait_for_a_cooldown():
+    candles = make_candles([100.0] * 6, [100.0] * 6)
+    first = int(candles.index.as_unit("ns").asi8[0])
+    wish = pd.DataFrame({"exposure": [0, 0, -1, -1, -1, -1.0]}, candles.index)
+    by_hand = Order(first, id="mine", kind="market", side="buy", quantity=5.0)
+    result = bl.backtest(
+        candles, wish, FREE, 1_000, orders=[by_hand], risk=RiskRules(cooldown_bars=2), margin=Margin(0), progress=False
+    )
+    assert result.fills["side"].tolist() == ["buy", "sell"]
+    assert result.exposure.iloc[-1] == -1
+
+
+def test_after_a_margin_call_the_same_signal_does_not_sell_short_again():
+    result = guarded([100, 100, 190, 190, 190, 190, 190], RiskRules(cooldown_bars=2))
+    assert result.fills["reason"].tolist() == ["target", "margin_call"]
+    assert "new_signal" in {event.rule for event in result.events}
+
+
+def test_once_halted_no_sale_by_hand_opens_a_position():
+    closes = [
+        100,
+        100,
+        80,
+        110,
+        110,
+    ]  # after the halt it opens at 80, where all is sold, and comes back to 105 and more
+    candles = make_candles([100, *closes[:-1]], closes)
+    first = int(candles.index.as_unit("ns").asi8[1])
+    resting = Order(first, id="mine", kind="limit", side="sell", quantity=10.0, limit=105.0)
+    result = bl.backtest(
+        candles,
+        pd.DataFrame({"exposure": 1.0}, candles.index),
+        FREE,
+        1_000,
+        orders=[resting],
+        risk=RiskRules(max_drawdown=0.1),
+        margin=Margin(0),
+        progress=False,
+    )
+    assert result.fills["reason"].tolist() == ["target", "target"]
+    assert result.exposure.iloc[-1] == 0
+
+
 def test_an_account_that_sells_nothing_short_holds_cash_and_says_so_once():
     state, rules = RiskState.start(1_000.0), RiskRules()
     holding = Holding(0.0, 10.0, 100.0, 1.0)
@@ -402,6 +482,20 @@ def test_orders_by_hand_count_with_what_is_open():
     assert check(state, stop, rules, holding, [resting]) == (stop, [])
     more = order("limit", "buy", NAN, "more", limit=100.0, parent="first")  # as much again, once the first has filled
     assert check(state, more, rules, holding, [resting])[0] is None
+
+
+def test_sales_that_together_are_more_than_is_held_are_an_entry():
+    state, rules, holding = RiskState.start(1_000.0), RiskRules(max_position=0.3), Holding(700.0, 3.0, 100.0, 0.3)
+    one, two = order("limit", "sell", 3.0, "one", limit=100.0), order("limit", "sell", 3.0, "two", limit=100.0)
+    three = order("limit", "sell", 3.0, "three", limit=100.0)
+    assert check(state, one, rules, holding, [], True)[0] is one
+    assert check(state, two, rules, holding, [one], True)[0] is two  # -30 % is what may be short
+    assert check(state, three, rules, holding, [one, two], True)[1][0][0] == "max_position"
+    paused, leaving = state._replace(cooling_until=5), Order(0, 0.0, "target-0")
+    assert check(paused, one, rules, holding, [leaving], True)[1][0][0] == "cooldown"
+    stop = order("stop", "sell", 5.0, "s", stop=90.0, parent="target-1")
+    entering = Order(0, 0.8, "target-1")
+    assert check(paused, stop, rules, holding, [entering], True)[0] is stop
 
 
 def test_a_sale_short_by_hand_is_an_entry_and_a_purchase_that_only_closes_is_none():

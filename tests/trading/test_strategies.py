@@ -136,7 +136,18 @@ def test_a_name_may_say_the_parameters(inputs):
     assert resolve_strategy("composite(weights={'technical': 2.0})").values == {"weights": {"technical": 2.0}}
 
 
-@pytest.mark.parametrize("name", ["sma_cross(5)", "sma_cross(fast=)", "sma_cross(fast=open('x'))", "sma_cross(**{})"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sma_cross(5)",
+        "sma_cross(fast=2)(slow=9)",
+        "sma_cross(fast=2, fast=3)",
+        "sma_cross(fast={[]: 1})",
+        "sma_cross(fast=)",
+        "sma_cross(fast=open('x'))",
+        "sma_cross(**{})",
+    ],
+)
 def test_a_name_with_parameters_that_cannot_be_read_is_refused(name):
     with pytest.raises(InputError, match=r"cannot be read; write its parameters as in 'sma_cross\(fast=20"):
         resolve_strategy(name)

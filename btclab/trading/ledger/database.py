@@ -46,7 +46,7 @@ def address(url: str | URL) -> tuple[URL, Path | None]:
     if backend != "sqlite":
         raise InputError(f"A ledger cannot lie in {backend}. {write}")
     if parsed.database in (None, "", ":memory:"):
-        raise InputError(f"{str(url)!r} is gone when the process ends; a ledger needs a file. {write}")
+        raise InputError(f"A database in memory is gone when the process ends; a ledger needs a file. {write}")
     path = (settings().home / Path(str(parsed.database)).expanduser()).resolve()  # two names of one file are one ledger
     return parsed.set(database=str(path)), path
 

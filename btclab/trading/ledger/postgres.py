@@ -22,6 +22,7 @@ DRIVER = "postgresql+psycopg"
 WAIT_S = 1.0  # until the server has noticed that a writer was killed, and its lock is free
 LOCK_MISSED = "55P03"  # SQLSTATE
 SILENCE_S = 60  # after so many seconds without a sign of life from the other machine the connection is lost
+SHOWN = ("host", "port", "options", "sslmode")  # of what follows the ? of an address; the rest may be a secret
 # One lock of the writer and one of those who number requests, for each schema: the key's lower half is the schema's.
 WRITER, REQUESTS = 0x6274636C, 0x62746371
 _SCHEMA = "(SELECT oid FROM pg_namespace WHERE nspname = current_schema())"
@@ -29,8 +30,8 @@ _KEY = f"(CAST(:lock AS bigint) << 32) + CAST({_SCHEMA} AS bigint)"
 
 
 def readable(url: URL) -> str:
-    """The address without passwords, for messages; it can be used where the password comes from ~/.pgpass."""
-    query = {name: value for name, value in url.query.items() if "password" not in name}
+    """The address without secrets, for messages; it can be used where the password comes from ~/.pgpass."""
+    query = {name: value for name, value in url.query.items() if name in SHOWN}
     return URL.create(url.drivername, url.username, None, url.host, url.port, url.database, query).render_as_string()
 
 

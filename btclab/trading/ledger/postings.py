@@ -145,8 +145,20 @@ def json_text(value: Any, name: str) -> str:
         ) from None
 
 
+def request_of(id: str, created: int, kind: str, text: str) -> Request:
+    """The request of a row. One that no btclab can have written has no kind, so that the trader refuses it."""
+    try:
+        body = json.loads(text)
+        request_text(body)
+    except (ValueError, RecursionError, InputError):
+        return Request(id, created, "", {})
+    return Request(id, created, kind, body)
+
+
 def request_text(body: Mapping[str, Any]) -> str:
     """`body` as JSON that any trader can read: finite numbers of usual size, and text of whole characters."""
+    if not isinstance(body, Mapping):
+        raise InputError(f"The request {body!r} cannot be kept: give a dictionary.")
     text = json_text(body, "body")
     try:
         json.dumps(json.loads(text, parse_int=_whole, parse_constant=_no_number), ensure_ascii=False).encode()

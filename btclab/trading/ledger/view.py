@@ -24,7 +24,7 @@ from btclab.records import Bar, Market
 from btclab.trading.ledger.database import Database, WrongLedger
 from btclab.trading.ledger.exact import Book, Lot, decimal_of, exactly, match, text_of
 from btclab.trading.ledger.frames import FORMATS, between, frame, ns_of, trade_frame, write
-from btclab.trading.ledger.postings import Request, Rows, digest_of, post, said, sha, time_of
+from btclab.trading.ledger.postings import Request, Rows, digest_of, post, request_of, said, sha, time_of
 from btclab.trading.ledger.tables import (
     OF_A_BAR,
     account,
@@ -81,6 +81,11 @@ class LedgerView:
             raise LedgerError(
                 f"{self._database.name} is damaged: {error!r}. Restore it from a backup (`Ledger.restore`)."
             ) from error
+
+    @property
+    def opened(self) -> int:
+        """How many ledgers were read here: one more after each that a reset or restore put in the place of the last."""
+        return self._database.opened
 
     # Reading the rows: what was written is posted to a book again, and must say what was said then
 
@@ -193,7 +198,7 @@ class LedgerView:
             .order_by(requests.c.number)
         )
         with self._database.reading() as connection:
-            return [Request(name, at, kind, json.loads(body)) for name, at, kind, body in connection.execute(query)]
+            return [request_of(*row) for row in connection.execute(query)]
 
     def knows(self, order_id: str) -> bool:
         """Whether an order of this id was ever submitted: an id is used once."""
