@@ -70,7 +70,7 @@ def backtest(
     as its parent. `market` gives steps and minimums, `latency` the bars by which an order arrives late. `costs`, `latency` and
     `margin` that are not given are those of `[trading]` in the settings, as for `PaperBroker.open`.
 
-    With `risk` the limits, stops and targets of these rules are kept as paper trading keeps them, bar by bar: 0.1 ms each.
+    With `risk` the limits, stops and targets of these rules are kept as paper trading keeps them, bar by bar: 0.15 ms each.
 
     With `margin` an exposure may go down to -1: BTC is sold short. It costs interest, and a margin call buys it back.
 
