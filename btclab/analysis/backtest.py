@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -195,9 +195,12 @@ def _targets(candles: pd.DataFrame, signals: pd.DataFrame, short: bool) -> pd.Se
     return exposure.reindex(candles.index)
 
 
-def buy_and_hold(candles: pd.DataFrame, costs: Costs | None = None, initial_cash: float = 10_000) -> Result:
-    """Exposure 1 from the first close on, through the same engine and costs."""
-    return backtest(candles, pd.DataFrame({"exposure": 1.0}, index=candles.index), costs, initial_cash)
+def buy_and_hold(
+    candles: pd.DataFrame, costs: Costs | None = None, initial_cash: float = 10_000, latency: int | None = None
+) -> Result:
+    """Exposure 1 from the first close on, through the same engine and costs; what is not given is as for `backtest`."""
+    held = pd.DataFrame({"exposure": 1.0}, index=candles.index)
+    return backtest(candles, held, costs, initial_cash, latency=latency)
 
 
 def cost_sensitivity(
@@ -207,14 +210,18 @@ def cost_sensitivity(
     initial_cash: float = 10_000,
     risk: RiskRules | None = None,
     margin: Margin | None = None,
+    latency: int | None = None,
 ) -> pd.DataFrame:
-    """Total return (%) of the same signals at 0, ½, 1, 2 and 3 times `costs`; one row per multiple, cost per side in bps.
+    """Total return (%) of the same signals at 0, ½, 1, 2 and 3 times `costs` and interest.
+
+    One row per multiple, with the cost per side in bps.
 
     The last column is called as in `Result.metrics`: `total_return`, or `in_sample_total_return`.
     """
-    rows, name = [], "total_return"
+    rows, name, margin = [], "total_return", margin or Margin.from_settings()
     for multiple in (0.0, 0.5, 1.0, 2.0, 3.0):
         maker = None if costs.maker_fee_bps is None else costs.maker_fee_bps * multiple
+        lent = None if margin is None else replace(margin, interest_pct=min(9_999.0, margin.interest_pct * multiple))
         scaled = Costs(
             costs.fee_bps * multiple,
             costs.slippage_bps * multiple,
@@ -222,7 +229,9 @@ def cost_sensitivity(
             costs.impact_bps * multiple,
             costs.participation,
         )
-        result = backtest(candles, signals, scaled, initial_cash, risk=risk, progress=False, margin=margin)
+        result = backtest(
+            candles, signals, scaled, initial_cash, latency=latency, risk=risk, progress=False, margin=lent
+        )
         name = next(key for key in result.metrics if key.endswith("total_return"))
         rows.append((multiple, scaled.fee_bps + scaled.slippage_bps, result.metrics[name]))
     return pd.DataFrame(rows, columns=["multiple", "cost_bps", name])

@@ -136,9 +136,8 @@ class Statement(Result):
             close.index,
         ).assign(volume=0.0)
         candles.attrs = dict(self.attrs)
-        return buy_and_hold(
-            candles, dataclasses.replace(self.costs, impact_bps=0.0, participation=None), self.initial_cash
-        )
+        free = dataclasses.replace(self.costs, impact_bps=0.0, participation=None)
+        return buy_and_hold(candles, free, self.initial_cash, latency=0)
 
 
 def account_statement(

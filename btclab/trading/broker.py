@@ -172,12 +172,19 @@ class PaperBroker:
             costs or before.costs, market or before.market, before.latency if latency is None else latency, margin
         )
         broker.band = broker.band if rebalance_band is None else rebalance_band
-        if margin is None and broker.target < 0:
-            for order in broker.open_orders:
-                if order.exposure < 0:
-                    broker._enter(broker.state, *engine.cancel(broker.state, order.id))
-            broker.state = dataclasses.replace(broker.state, target=0.0)
+        if margin is None:
+            broker._give_up_short()
         return broker
+
+    def _give_up_short(self) -> None:
+        """Cancel what would sell short; what a target below 0 was about to close on its way is closed."""
+        for order in self.open_orders:
+            if order.exposure < 0:
+                self._enter(self.state, *engine.cancel(self.state, order.id))
+        if self.target < 0:
+            self.state = dataclasses.replace(self.state, target=0.0)
+            if self.account.position != 0:
+                self.close("nothing may be sold short any more")
 
     def to_dict(self) -> dict[str, Any]:
         """All that the broker needs to go on, as JSON values: floats survive exactly."""

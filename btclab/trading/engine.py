@@ -234,6 +234,8 @@ def cancel(state: State, order_id: str, conditions: Conditions | None = None) ->
     if found is None:
         return state, [_unknown(state, order_id)]
     if conditions is not None and conditions.latency:
+        if state.orders[found].ends >= 0:  # its cancellation is under way
+            return state, []
         one = dataclasses.replace(state.orders[found], ends=conditions.latency)
         return dataclasses.replace(state, orders=(*state.orders[:found], one, *state.orders[found + 1 :])), []
     book = _Book(state)

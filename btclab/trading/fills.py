@@ -498,11 +498,11 @@ def _call_level(account: Any, terms: Terms) -> float:
 
 
 @compiled
-def _call(desk: Desk, time: int, open_: float, high: float, terms: Terms) -> None:
+def _call(desk: Desk, time: int, open_: float, high: float, opening: bool, terms: Terms) -> None:
     """A margin call, if the price has risen so far: the lender buys back what was sold short, and cancels the orders.
 
-    A target that sells nothing short stays. The lender waits for no volume, which is why there is no impact. A gap may cost
-    more than the cash: then the account owes the rest.
+    At the open (`opening`) a target that fills there and sells nothing short stays, with its bracket. The lender waits for no
+    volume, which is why there is no impact. A gap may cost more than the cash: then the account owes the rest.
     """
     account, level = desk.account[0], _call_level(desk.account[0], terms)
     if high < level:
@@ -510,8 +510,12 @@ def _call(desk: Desk, time: int, open_: float, high: float, terms: Terms) -> Non
     quantity, price = -account.position, max(level, open_)
     _say(desk, time, 0, TRIGGERED, CALLED, level, price)
     for i in range(desk.count[0]):
-        row = desk.book[i]
-        if row.alive and not (row.kind == TARGET and row.exposure >= 0):
+        row, kept = desk.book[i], False
+        for j in range(i + 1):  # a parent is placed before its children
+            other = desk.book[j]
+            own = j == i or (row.child and row.parent == other.key)
+            kept = kept or (own and other.alive and other.kind == TARGET and other.exposure >= 0 and other.wait == 0)
+        if row.alive and not (opening and kept):
             end_order(desk, i, time, CANCELLED, CALLED, level, price)
     at = fill_price(price, BUY, terms.slip)
     fill = _trade(desk, time, BUY, quantity, at, quantity * at * terms.fee_bps / 10_000)
@@ -544,24 +548,35 @@ def match(
         account.room = 0.0  # nothing was traded, so that nothing can be said of a price
     if account.position < 0:
         _pay_interest(account, time - before, last, terms)
-        _call(desk, time, open_, open_, terms)
+        _call(desk, time, open_, open_, True, terms)
     _arrive(desk, time)
     for i in range(n):
         if _active(book[i]):
             _at_open(desk, i, time, open_, terms)
-    for i in range(n):
-        if _active(book[i]) and not book[i].inside and _is_stop(book[i]):
-            _stop_within(desk, i, time, open_, high, low, terms)
-    _call(desk, time, open_, high, terms)
+    _stops(desk, n, time, open_, high, low, terms)
+    _call(desk, time, open_, high, False, terms)
     for i in range(n):
         if _active(book[i]) and not book[i].inside and not _is_stop(book[i]) and not _is_market(book[i]):
             _profit_within(desk, i, time, high, low, terms)
     for i in range(n):
         if _active(book[i]) and book[i].inside and _is_stop(book[i]):
             _woken_within(desk, i, time, open_, high, low, terms)
-    _call(desk, time, open_, high, terms)
+    _call(desk, time, open_, high, False, terms)
     _after(desk, time, high, low, close)
     tidy(desk, time)
+
+
+@compiled
+def _stops(desk: Desk, n: int, time: int, open_: float, high: float, low: float, terms: Terms) -> None:
+    """The stops in the range; those on the way to a margin call come before it, wherever they stand in the book."""
+    account, book = desk.account[0], desk.book
+    for i in range(n):
+        beyond = book[i].side > 0 and _stop_level(book[i]) > _call_level(account, terms)
+        if _active(book[i]) and not book[i].inside and _is_stop(book[i]) and not beyond:
+            _stop_within(desk, i, time, open_, high, low, terms)
+    for i in range(n):
+        if _active(book[i]) and not book[i].inside and _is_stop(book[i]):
+            _stop_within(desk, i, time, open_, high, low, terms)
 
 
 @compiled
@@ -569,7 +584,7 @@ def _stop_within(desk: Desk, i: int, time: int, open_: float, high: float, low: 
     row = desk.book[i]
     if _stop_hit(row, low if row.side < 0 else high):
         if row.side > 0 and _stop_level(row) > _call_level(desk.account[0], terms):  # the price comes by the call first
-            _call(desk, time, open_, high, terms)
+            _call(desk, time, open_, high, False, terms)
             return
         _touch(desk, i, time, _stop_level(row), True, terms)
 

@@ -375,12 +375,18 @@ def _check_order(
         if one.kind == "target":
             held = side * max(side * held, side * one.exposure * equity)
     count = held / holding.price
-    for one in orders:
+    groups: dict[str, float] = (
+        {asked.group: math.inf} if asked.group else {}
+    )  # of a group one fills: the largest counts
+    for one in sorted(orders, key=lambda one: -_quantity(one, book)):
         if (
             _side(one, holding) == side
             and one.kind != "target"
             and (not one.parent or _side(book.get(one.parent), holding) == side)
         ):
+            if one.group and groups.setdefault(one.group, 0.0) > 0:
+                continue
+            groups[one.group] = _quantity(one, book)
             held += side * _quantity(one, book) * _price(one, price)
             count += side * _quantity(one, book)
     if side * count + quantity <= 1e-9 * quantity:

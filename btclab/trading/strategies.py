@@ -463,7 +463,13 @@ def audit_strategy(
     whole = chosen(candles, features, forecasts).exposure
     for cut in _cuts(whole, cuts, seed):
         tables = [None if one is None else one.iloc[:cut] for one in (candles, features, forecasts)]
-        short = chosen(*tables).exposure  # type: ignore[arg-type]
+        try:
+            short = chosen(*tables).exposure  # type: ignore[arg-type]
+        except Exception as error:
+            raise InputError(
+                f"Strategy {chosen.name!r} cannot be audited: on the first {cut:,} bars it raised {type(error).__name__}: "
+                f"{error}. Let it give a missing exposure where it knows too few bars."
+            ) from error
         differs = np.flatnonzero(~_same(short, whole[:cut]))
         if len(differs):
             bar = int(differs[-1])

@@ -141,7 +141,7 @@ class Exchange:
             paid *= bar.timestamp - before.timestamp
             self.cash -= paid
             self.interest += paid
-            self.margin_call(bar.open)
+            self.margin_call(bar.open, opening=True)
         here = []
         for order in list(self.book):
             order.late = False
@@ -159,11 +159,14 @@ class Exchange:
         for order in here:
             if self.can_trade(order):
                 self.at_open(order)
-        for order in here:
-            if self.can_trade(order) and not order.late and self.waits_as_stop(order):
-                extreme = bar.low if order.side == "sell" else bar.high
-                if self.beyond_stop(order, extreme):
-                    self.touch_unless_called(order)
+        for beyond in (False, True):  # first what lies on the way to a margin call
+            for order in here:
+                if self.can_trade(order) and not order.late and self.waits_as_stop(order):
+                    if not beyond and order.side == "buy" and self.level(order) > self.call_level():
+                        continue
+                    extreme = bar.low if order.side == "sell" else bar.high
+                    if self.beyond_stop(order, extreme):
+                        self.touch_unless_called(order)
         self.margin_call(bar.high)
         for order in here:
             if self.can_trade(order) and not order.late and self.waits_as_limit(order):
@@ -199,7 +202,7 @@ class Exchange:
             return math.inf
         return self.cash / ((1 + self.margin.maintenance) * -self.position)
 
-    def margin_call(self, high):
+    def margin_call(self, high, opening=False):
         """The price has risen so far that equity is `maintenance` × what is owed: the lender buys it back, ends all orders."""
         if self.position >= 0:
             return
@@ -209,8 +212,9 @@ class Exchange:
         price = max(level, self.bar.open)
         name = f"margin-call-{self.bar.timestamp}"
         self.say(name, "triggered", "margin_call")
+        kept = [one.id for one in self.book if one.kind == "target" and one.exposure >= 0 and one.wait == 0 and opening]
         for order in list(self.book):
-            if order.kind != "target" or order.exposure < 0:
+            if order.id not in kept and order.parent not in kept:
                 self.end(order, "cancelled", "margin_call")
         price = price * (1 + self.costs.slippage_bps / 10_000)
         fee = owed * price * self.costs.fee_bps / 10_000

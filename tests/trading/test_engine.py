@@ -685,6 +685,15 @@ def test_a_cancellation_arrives_late_too():
     assert (fills, ends(events)) == ([], [("a", "cancelled", "user")])
 
 
+def test_a_cancellation_that_is_asked_for_again_comes_no_later():
+    late = Conditions(FREE, latency=2)
+    state, _ = submit(account(), order("limit", "buy", limit=90.0), Conditions(FREE))
+    for bar in range(1, 3):
+        state, _ = cancel(state, "a", late)
+        state, _, _ = step(state, flat(95.0, bar), (), late)
+    assert step(state, flat(80.0, 3), (), late)[1] == []
+
+
 def test_a_late_replacement_comes_only_if_the_old_one_is_still_there():
     late = Conditions(FREE, latency=1)
     state, _ = submit(account(), order("limit", "buy", limit=90.0), Conditions(FREE))

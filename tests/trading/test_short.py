@@ -165,6 +165,21 @@ def test_a_target_that_sells_nothing_short_outlives_it():
     assert state.account.cash == 0
 
 
+def test_the_bracket_of_a_target_that_outlives_it_stays_with_it():
+    state = decide(SHORT, 1.0, None, LENT)
+    state = placed(state, *bracket(Order(0, 1.0, "target-0"), flat(100, 0), NAN, RiskRules(stop_loss=0.6)))
+    state, fills, _ = step(state, flat(190), (), LENT)
+    assert [fill.reason for fill in fills] == ["margin_call", "target"]
+    assert [one.order.id for one in state.orders] == ["target-0-stop"]
+
+
+def test_stops_on_the_way_to_it_come_first_wherever_they_stand_in_the_book():
+    low, high = order("stop", "buy", 4.0, "lo", stop=150.0), order("stop", "buy", 6.0, "hi", stop=200.0)
+    for orders in ((low, high), (high, low)):
+        _, fills, _ = called(Bar(1, 100, 210, 90, 120), *orders)
+        assert [(fill.order, fill.price) for fill in fills] == [("lo", 150.0), ("hi", 200.0)]
+
+
 def test_it_ends_every_order_and_the_strategy_does_not_go_on_before_it_changes_its_mind():
     state, fills, events = called(Bar(1, 100, 190, 90, 120), order("limit", "buy", limit=50.0))
     assert ("a", "cancelled", "margin_call") in ends(events)
@@ -372,6 +387,36 @@ def test_a_target_below_0_is_given_up_where_shorting_is_off(home):
     broker.ledger.close()
 
 
+def test_a_turn_to_short_that_was_under_way_still_closes_where_shorting_is_off(home):
+    broker = PaperBroker.open(URL, 1_000, FREE, margin=Margin())
+    broker.process(flat(100, 1), 1.0)
+    broker.process(flat(100, 2), -1.0)
+    assert broker.account.position == 10
+    broker.ledger.close()
+    broker = PaperBroker.open(URL, costs=FREE)
+    broker.process(flat(100, 3), 0.0)
+    assert broker.account.position == 0
+    broker.ledger.close()
+
+
+def test_a_short_target_by_hand_is_given_up_where_shorting_is_off(home):
+    broker = PaperBroker.open(URL, 1_000, FREE, margin=Margin())
+    broker.process(flat(100, 1), None, lambda it: it.submit(Order(HOUR, -0.5, "hand")))
+    broker.ledger.close()
+    broker = PaperBroker.open(URL, costs=FREE)
+    broker.process(flat(100, 2))
+    assert broker.account.position == 0
+    broker.ledger.close()
+
+
+def test_a_sale_without_costs_pays_no_interest_either():
+    candles = make_candles([100.0] * 50, [100.0] * 50)
+    signals = pd.DataFrame({"exposure": -1.0}, candles.index)
+    table = bl.cost_sensitivity(candles, signals, Costs(10, 5), margin=Margin(500))
+    assert table["total_return"].iloc[0] == 0
+    assert table["total_return"].is_monotonic_decreasing
+
+
 # Risk rules
 
 
@@ -482,6 +527,15 @@ def test_orders_by_hand_count_with_what_is_open():
     assert check(state, stop, rules, holding, [resting]) == (stop, [])
     more = order("limit", "buy", NAN, "more", limit=100.0, parent="first")  # as much again, once the first has filled
     assert check(state, more, rules, holding, [resting])[0] is None
+
+
+def test_of_orders_that_cancel_each_other_one_counts():
+    halted, holding = RiskState.start(1_000.0)._replace(halted=1), Holding(500.0, 5.0, 100.0, 0.5)
+    target = order("limit", "sell", 5.0, "target", limit=120.0, group="g")
+    stop = order("stop", "sell", 5.0, "stop", stop=80.0, group="g")
+    assert check(halted, stop, RiskRules(), holding, [target], True)[0] is stop
+    third = order("limit", "sell", 1.0, "third", limit=130.0)
+    assert check(halted, third, RiskRules(), holding, [target, stop], True)[0] is None
 
 
 def test_sales_that_together_are_more_than_is_held_are_an_entry():

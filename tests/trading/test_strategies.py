@@ -18,6 +18,7 @@ from btclab.trading.filters import Filters
 from btclab.trading.scores import READINGS, Weights
 from btclab.trading.strategies import (
     STRATEGIES,
+    Strategy,
     audit_strategy,
     register_strategy,
     resolve_strategy,
@@ -126,6 +127,18 @@ def test_what_a_strategy_needs():
         "rsi_reversion": (),
         "buy_and_hold": (),
     }
+
+
+def test_a_strategy_that_fails_on_fewer_bars_cannot_be_audited(inputs):
+    def needs(candles, features, forecasts):
+        if len(candles) < len(inputs[0]):
+            raise ValueError("too short")
+        return pd.Series(1.0, candles.index)
+
+    with pytest.raises(
+        InputError, match=r"cannot be audited: on the first [\d,]+ bars it raised ValueError: too short"
+    ):
+        audit_strategy(Strategy("needs", needs), inputs[0])
 
 
 def test_a_name_may_say_the_parameters(inputs):
