@@ -80,7 +80,8 @@ def from_memory(ledger: MemoryLedger, candles: pd.DataFrame, end: object, costs:
     held = change.groupby(level=0).sum().reindex(candles.index, fill_value=0.0).cumsum()
     value = held["position"] * candles["close"]
     equity = ledger.initial_cash + held["cash"] + value
-    marks = pd.DataFrame({"close": candles["close"], "equity": equity, "exposure": value / equity})
+    exposure = (value / equity).where(value != 0, 0.0)  # also of an account that has nothing left
+    marks = pd.DataFrame({"close": candles["close"], "equity": equity, "exposure": exposure})
     first = {"kind": "deposit", "amount": ledger.initial_cash, "text": "start"}
     movements = pd.DataFrame([first], pd.DatetimeIndex([pd.NaT], tz="UTC", name="timestamp"))
     attrs: dict[Any, Any] = {"timeframe": timeframe_of(candles), **candles.attrs}

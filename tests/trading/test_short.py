@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import btclab as bl
+from btclab.analysis.account import from_memory
 from btclab.errors import InputError
 from btclab.records import Bar, Costs, Fill, Margin, Order
 from btclab.trading.broker import PaperBroker, bars_of
@@ -227,6 +228,15 @@ def test_an_account_with_nothing_left_has_metrics(risk):
     assert result.metrics["total_return"] == -100
     assert result.metrics["time_in_market"] == 25
     assert not any(isinstance(value, float) and math.isnan(value) for value in result.metrics.values())
+
+
+def test_the_statement_of_an_account_with_nothing_left_says_that_it_holds_nothing():
+    candles = make_candles([100.0, 100.0, 200.0, 200.0], [100.0, 100.0, 200.0, 200.0])
+    broker = PaperBroker(1_000, FREE, margin=Margin(0))
+    broker.run(candles, pd.Series(-1.0, candles.index))
+    marks = from_memory(broker.ledger, candles, None, FREE).marks
+    assert marks["equity"].tolist() == [1_000, 1_000, 0, 0]
+    assert marks["exposure"].tolist() == [0, -1, 0, 0]
 
 
 def test_an_account_that_owes_has_metrics():
